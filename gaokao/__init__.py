@@ -1,0 +1,1 @@
+"""The nouns that the scripts share: configuration, records, prompts, models, runs."""

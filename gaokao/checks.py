@@ -1,0 +1,833 @@
+"""Checks of a question: is it whole, does it agree with itself, is it copied. No model, no torch.
+
+Every check is calibrated on real questions: GAOKAO-Bench (2010-2022, 2,811 items) is gold, so a check that fires there
+is wrong. `python -m tests.benchmarks.calibrate_checks DIR` prints the false-alarm rate of each.
+"""
+
+import math
+import re
+import unicodedata
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache
+from typing import NamedTuple, Self
+
+from gaokao.prompts import Question
+from gaokao.records import SECTIONS, Record
+
+# Two questions whose 5-grams overlap this much are one question with other numbers: the 139 such pairs among the real
+# items all come from one year, mostly the two mathematics papers.
+DUPLICATE_THRESHOLD = 0.6
+DUPLICATE_GRAM = 5
+COPY_GRAM = 8
+
+# No real item asks for 材料 in a stem shorter than this: the material itself takes more room.
+MATERIAL_STEM = 120
+# A table of which print left no rows still has numbers; a stem without one rarely holds so many.
+TABLE_NUMBERS = 10
+# A question may quote its passage as material, so only one that is mostly passage is copied. Measured with the
+# analysis of another item of the subject as the passage: no real item reaches either bound.
+COPIED_RUN = 0.5
+COPIED_GRAMS = 0.7
+# Shorter stems share their wording with any text on the subject.
+COPIED_LEAST = 16
+# Shorter blocks trip on `|c|c|c` of LaTeX tables.
+LOOP_BLOCK = 8
+LOOP_TIMES = 4
+LOOP_GRAM = 10
+LOOP_SHARE = 0.5
+# Below this length a list of similar options is half made of repeated 10-grams.
+LOOP_LEAST = 80
+# 1st percentile of the real items outside English, formulas removed: 0.65.
+HAN_SHARE = 0.5
+HAN_LEAST = 20
+# A quotation shares some wording with its source even where the analysis shortens it.
+QUOTE_GRAM = 3
+QUOTE_LEAST = 6
+QUOTE_SHARE = 0.3
+# Key shares of the real items are .23 .27 .27 .23: within 3 standard deviations of .25 for fewer than 4,000 items.
+BIAS_SIGMAS = 3.0
+BIAS_LEAST = 20
+
+LETTERS = "ABCDEFGH"
+CHOICE_TYPES = ("单选题", "多选题")
+
+
+class Outcome(Enum):
+    """What a check says; `NOT_APPLICABLE` where the item has nothing for it to look at."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    NOT_APPLICABLE = "not applicable"
+
+
+class Result(NamedTuple):
+    """The outcome of one check on one item, and what it saw: which words, which span, which other item."""
+
+    name: str
+    outcome: Outcome
+    evidence: str = ""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A question as the checks see it: texts and types, wherever they come from."""
+
+    question: str
+    answer: tuple[str, ...]
+    analysis: str
+    subject: str
+    type: str
+    textbook: str = ""
+    outside: str = ""
+    finish_reason: str | None = None
+    """`stop` where the model ended the text itself; anything else was cut off. `None`: no model wrote it."""
+    missing: tuple[str, ...] = ()
+    misplaced: tuple[str, ...] = ()
+
+    @classmethod
+    def from_record(cls, record: Record) -> Self:
+        """The item a record holds."""
+        contents = (record.question, record.answer, record.analysis)
+        return cls(
+            question=record.question,
+            answer=record.answer,
+            analysis=record.analysis,
+            subject=record.subject,
+            type=record.type,
+            textbook=record.textbook,
+            outside=record.outside,
+            missing=tuple(section for section, content in zip(SECTIONS, contents, strict=True) if not content),
+        )
+
+    @classmethod
+    def from_question(cls, prompt: Record, question: Question, finish_reason: str | None = None) -> Self:
+        """The item a model wrote for `prompt`; the reference in `prompt` is not looked at."""
+        return cls(
+            question=question.question,
+            answer=question.answer,
+            analysis=question.analysis,
+            subject=prompt.subject,
+            type=prompt.type,
+            textbook=prompt.textbook,
+            outside=prompt.outside,
+            finish_reason=finish_reason,
+            missing=question.missing,
+            misplaced=question.misplaced,
+        )
+
+
+# --- text helpers ---------------------------------------------------------------------------------------------------
+
+
+class Pair(NamedTuple):
+    """Two texts, by their positions, and the Jaccard similarity of their n-grams (0 to 1)."""
+
+    first: int
+    second: int
+    similarity: float
+
+
+def normalize(text: str) -> str:
+    """Han and alphanumerics only, after NFKC: what is left of a text when layout and punctuation do not count."""
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", text))
+
+
+def fold(text: str) -> str:
+    """NFKC character by character: as long as `text`, so that positions found in one hold in the other."""
+    if text.isascii():
+        return text
+    return "".join(_fold_character(character) for character in text)
+
+
+@lru_cache(maxsize=65_536)
+def _fold_character(character: str) -> str:
+    folded = unicodedata.normalize("NFKC", character)
+    return folded if len(folded) == 1 else character
+
+
+def _grams(text: str, n: int) -> set[str]:
+    """Character n-grams; a shorter text is its own only gram, an empty one has none."""
+    if len(text) <= n:
+        return {text} if text else set()
+    return {text[start : start + n] for start in range(len(text) - n + 1)}
+
+
+def near_duplicates(
+    texts: Sequence[str], threshold: float = DUPLICATE_THRESHOLD, n: int = DUPLICATE_GRAM
+) -> list[Pair]:
+    """All pairs of texts with a Jaccard similarity of character n-grams of at least `threshold`, exactly.
+
+    Texts are compared as `normalize` leaves them; an empty one is like no other. `first` < `second`, in order.
+    """
+    pairs = _similar([normalize(text) for text in texts], None, threshold, n)
+    return sorted(Pair(min(a, b), max(a, b), similarity) for a, b, similarity in pairs)
+
+
+def near_duplicates_across(
+    left: Sequence[str], right: Sequence[str], threshold: float = DUPLICATE_THRESHOLD, n: int = DUPLICATE_GRAM
+) -> list[Pair]:
+    """`near_duplicates` between two lists only: `first` is a position in `left`, `second` one in `right`."""
+    pairs = _similar([normalize(text) for text in (*left, *right)], len(left), threshold, n)
+    return sorted(Pair(min(a, b), max(a, b) - len(left), similarity) for a, b, similarity in pairs)
+
+
+def _similar(texts: list[str], border: int | None, threshold: float, n: int) -> Iterable[tuple[int, int, float]]:
+    """The similar pairs of normalized texts; with a `border`, only pairs of one text on each side of it.
+
+    An exact set-similarity join by prefix filter (Chaudhuri et al. 2006, Bayardo et al. 2007): two sets with Jaccard
+    >= t share a gram among the first |x| - ceil(t|x|) + 1 of each, in any one order of all grams. With rare grams
+    first, hardly any other text is met there. The order needs no exact counts, so grams are counted in hashed buckets;
+    a gram alone in its bucket is met by no other text and is not even indexed, which keeps the index small.
+    """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold is {threshold}; it must be above 0 and at most 1")
+    # Equal texts are compared once: files with many copies would cost the square of their number otherwise.
+    places: dict[str, list[int]] = {}
+    for place, text in enumerate(texts):
+        if text:
+            places.setdefault(text, []).append(place)
+    unique = list(places)
+
+    buckets = 1 << 22
+    count = array("I", bytes(4 * buckets))
+    sizes = []
+    for text in unique:
+        grams = _grams(text, n)
+        sizes.append(len(grams))
+        for gram in grams:
+            count[hash(gram) % buckets] += 1
+
+    @lru_cache(maxsize=512)
+    def grams_of(number: int) -> set[str]:
+        return _grams(unique[number], n)
+
+    def across(a: int, b: int) -> bool:
+        return border is None or (a < border) != (b < border)
+
+    for copies in places.values():
+        for position, a in enumerate(copies):
+            yield from ((a, b, 1.0) for b in copies[position + 1 :] if across(a, b))
+
+    index: dict[str, list[int]] = {}
+    for number in sorted(range(len(unique)), key=sizes.__getitem__):
+        grams = grams_of(number)
+        size = sizes[number]
+        prefix_length = size - math.ceil(threshold * size - 1e-9) + 1
+        ranked = sorted((count[hash(gram) % buckets], gram) for gram in grams)
+        prefix = [gram for rarity, gram in ranked[:prefix_length] if rarity > 1]
+        candidates: set[int] = set()
+        for gram in prefix:
+            candidates.update(index.get(gram, ()))
+            index.setdefault(gram, []).append(number)
+        for other in candidates:
+            # The other set is the smaller one: it must be large enough to reach the threshold at all.
+            if sizes[other] < threshold * size - 1e-9:
+                continue
+            pairs = [(a, b) for a in places[unique[other]] for b in places[unique[number]] if across(a, b)]
+            if not pairs:
+                continue
+            shared = len(grams & grams_of(other))
+            similarity = shared / (size + sizes[other] - shared)
+            if similarity >= threshold:
+                yield from ((a, b, similarity) for a, b in pairs)
+
+
+def containment(text: str, passages: str | Sequence[str], n: int = COPY_GRAM) -> float:
+    """Share of the text's character n-grams that occur in the passages, 0 to 1; 0 for an empty text.
+
+    A text shorter than `n` is one gram: 1 where a passage contains it, 0 otherwise.
+    """
+    wanted = _grams(normalize(text), n)
+    if not wanted:
+        return 0.0
+    passages = [passages] if isinstance(passages, str) else passages
+    sources = [normalize(passage) for passage in passages]
+    return sum(any(gram in source for source in sources) for gram in wanted) / len(wanted)
+
+
+# `A．` `A.` `A、` `A:` `A)` and `(A)`, also right behind a digit: page numbers of the print stand there in real items.
+# A letter behind a Latin letter ends a word; `A、B两点` and `A、B、C` name things.
+_OPTION = re.compile(
+    r"(?<![A-Za-z\\])(?:\([ \t]?)?([A-H])[ \t]*(?:[.:)﹒]|、(?![ \t]*[A-H][ \t]*(?:[、,和与或及]|两|三|四)))"
+)
+
+
+def split_options(question: str) -> dict[str, str] | None:
+    """The options of a question, letter -> text as written, from `A` on; `None` without a run of A, B, C and D.
+
+    Of several runs (sub-questions) the last counts.
+    """
+    run = _option_run(question)
+    if run is None:
+        return None
+    ends = [begin for _, begin, _ in run[1:]] + [len(question)]
+    return {letter: question[end:stop].strip() for (letter, _, end), stop in zip(run, ends, strict=True)}
+
+
+def _option_run(question: str) -> list[tuple[str, int, int]] | None:
+    """The option marks as (letter, where the mark begins, where it ends)."""
+    folded = fold(question)
+    marks = [(match.group(1), match.start(), match.end()) for match in _OPTION.finditer(folded)]
+    for start in range(len(marks) - 1, -1, -1):
+        if marks[start][0] != "A":
+            continue
+        run = [marks[start]]
+        for mark in marks[start + 1 :]:
+            # A fifth option opens a line or stands behind a wide gap: `E. coli` inside option D is not one.
+            extra = len(run) < 4 or re.search(r"(?:\n|[ \t]{2})[ \t]*$", folded[: mark[1]])
+            if len(run) < len(LETTERS) and mark[0] == LETTERS[len(run)] and extra:
+                run.append(mark)
+        if len(run) >= 4:
+            return run
+    return None
+
+
+# --- checks of one item ---------------------------------------------------------------------------------------------
+
+
+def check_sections(item: Item) -> Result:
+    """题干, 参考答案 and 解析, each once, in order and not empty."""
+    faults = [f"{section} is missing or empty" for section in item.missing]
+    faults += [f"{section} stands twice or out of order" for section in item.misplaced]
+    return _result("sections", faults)
+
+
+def check_options(item: Item) -> Result:
+    """A choice item has the options A, B, C and D, with four distinct texts."""
+    if not _one_choice(item) or not item.question:
+        return _not_applicable("options")
+    options = split_options(item.question)
+    if options is None:
+        marks = [match.group(1) for match in _OPTION.finditer(fold(item.question))]
+        return _result("options", [f"no run of options A, B, C, D; found: {' '.join(marks) or 'none'}"])
+    faults = []
+    if len(options) > 4:
+        faults.append(f"options {''.join(options)} instead of ABCD")
+    seen: dict[str, str] = {}
+    for letter, text in options.items():
+        # Signs and brackets tell options apart ($-1$ and $1$), so only layout and the closing point are dropped.
+        bare = "".join(unicodedata.normalize("NFKC", text).split()).rstrip(".;,。")
+        if not bare:
+            faults.append(f"option {letter} is empty")
+        elif bare in seen:
+            faults.append(f"options {seen[bare]} and {letter} are both “{_short(text)}”")
+        seen.setdefault(bare, letter)
+        if twice := re.search(r"\n[ \t]*\(?([A-D])[ \t]*[.、:)]", fold(text)):
+            faults.append(f"option {twice.group(1)} stands again inside option {letter}")
+    return _result("options", faults)
+
+
+def check_key(item: Item) -> Result:
+    """单选题: one letter; 多选题: two to four; each among the options. Several answers are not judged."""
+    if item.type not in CHOICE_TYPES or not item.answer:
+        return _not_applicable("key")
+    if len(item.answer) > 1:
+        # Sub-questions may have more options than four (cloze texts run to G), or be open ones.
+        return _not_applicable("key")
+    key = parse_key(item.answer[0])
+    if not key:
+        return _result("key", [f"参考答案 “{_short(item.answer[0])}” is not option letters"])
+    faults = []
+    if len(set(key)) < len(key):
+        faults.append(f"key {key} names a letter twice")
+    if item.type == "单选题" and len(key) != 1:
+        faults.append(f"key {key} of a 单选题 has {len(key)} letters")
+    if item.type == "多选题" and not 2 <= len(key) <= 4:
+        faults.append(f"key {key} of a 多选题 has {len(key)} letter(s)")
+    options = split_options(item.question) or dict.fromkeys("ABCD", "")
+    faults += [f"key {letter} is not among the options {''.join(options)}" for letter in key if letter not in options]
+    return _result("key", faults)
+
+
+def parse_key(answer: str) -> str:
+    """The option letters of an answer (`AC`, `A、C`, `Ｂ。`), empty where it is anything but letters."""
+    letters = re.sub(r"[\s.,、;。()]", "", fold(answer))
+    return letters if re.fullmatch(r"[A-H]+", letters) else ""
+
+
+# 故选 C / 故选：AC / 答案为B / 故本题正确答案是 D / 应选A / 由此可知选 B. A Latin letter behind it makes it a word.
+_CONCLUSION = re.compile(
+    r"(?:(?:故|应|因此|所以|综上|综上所述)[,:]?(?:本题|此题)?(?:的?正确)?(?:答案|选项)?(?:应?该?[为是])?(?:应|该|可|只能)?选择?"
+    r"|本题选|(?:答案|正确选项)(?:应该|应当|应|就)?(?:选择|[为是选])?"
+    r"|(?:^|[,;。\n)]|可知|可得|\\therefore)选(?=[A-H]+项?(?:[.。;,\n]|$)))"
+    r"[:]?[(]?([A-H](?:[、,和]?[A-H])*)(?![A-Za-z'])"
+)
+
+
+def _conclusions(analysis: str) -> list[tuple[str, str]]:
+    """Every conclusion of an analysis as (sorted letters, words)."""
+    found = _CONCLUSION.finditer(_plain(analysis))
+    return [("".join(sorted(set(re.sub(r"[^A-H]", "", match.group(1))))), match.group()) for match in found]
+
+
+def check_key_agrees(item: Item) -> Result:
+    """The last 故选 / 答案为 / 应选 of the 解析 names the key; not applicable where it states none."""
+    key = parse_key(item.answer[0]) if _one_choice(item) and item.answer else ""
+    conclusions = _conclusions(item.analysis) if key else []
+    if not conclusions:
+        return _not_applicable("key agrees")
+    letters, words = conclusions[-1]
+    if letters == "".join(sorted(set(key))):
+        return Result("key agrees", Outcome.PASS, f"“{words}”")
+    return _result("key agrees", [f"the 解析 concludes “{words}”, the key is {key}"])
+
+
+# 故A项正确 / 选项B错误 / ACD错误 / C项符合题意 / D说法不正确
+_VERDICT = re.compile(
+    r"(?<![A-Za-z\\>→])([A-D](?:[、和]?[A-D])*)(?:选?项)?(?:的)?(?:说法|表述|叙述|观点|结论|判断|描述)?(?:都|均|是|也)?"
+    r"(不正确|正确|错误|不?符合题意|不合题意)(?!率|答案|的是)"
+)
+# What the question asks for, up to the bracket: a stem that asks for the wrong statement turns 正确 and 错误 round.
+_ASKS_WRONG = re.compile(
+    r"(?:错误|不正确|有误|不合理|不恰当|不准确|不科学|不妥当?|不当|有错)的?(?:一项|一组|选项)?的?是?[^。?]{0,2}$"
+)
+_NEGATIVE = re.compile(r"[不没无非未错误除]|异常|谬")
+_CONCESSION = re.compile(r"但|不符|不合|无关|排除|不是|未体现|不能|没有|与题|与材料|与本题|然而|而非|不选")
+
+
+def check_verdicts(item: Item) -> Result:
+    """The 解析 calls the keyed option right and no other: no 故A项正确 before 故选D, no 故D错误 for the key D.
+
+    A stem that asks for the wrong statement turns the words round; one with another negation is not judged by them.
+    """
+    key = parse_key(item.answer[0]) if _one_choice(item) and item.answer else ""
+    analysis = _plain(item.analysis) if key else ""
+    verdicts = list(_VERDICT.finditer(analysis))
+    if not verdicts:
+        return _not_applicable("verdicts")
+    turned = _asks_wrong(item.question)
+    faults = []
+    judged = False
+    for match in verdicts:
+        word = match.group(2)
+        chosen = word in ("正确", "符合题意")
+        if word in ("正确", "不正确", "错误"):
+            if turned is None:
+                continue
+            chosen = chosen != turned
+        rest = re.match(r"[^。;\n]{0,24}", analysis[match.end() :])
+        if chosen and rest and _CONCESSION.search(rest.group()):
+            continue
+        judged = True
+        for letter in re.sub(r"[^A-H]", "", match.group(1)):
+            if chosen != (letter in key):
+                faults.append(
+                    f"the 解析 says “{match.group()}”, the key is {key}"
+                    + (" (the stem asks for the wrong one)" if turned else "")
+                )
+    if not judged:
+        return _not_applicable("verdicts")
+    return _result("verdicts", faults)
+
+
+def _asks_wrong(question: str) -> bool | None:
+    """Whether a choice stem asks for the wrong statement; `None` where it is negative in another way."""
+    run = _option_run(question)
+    stem = _plain(question[: run[0][1]] if run else question)
+    # A table or a list may stand between the bracket to fill in and the options.
+    bracket = list(re.finditer(r"\((?:\\q?quad|[\s_\\])*\)", stem))
+    stem = stem[: bracket[-1].start()] if bracket else stem
+    ask = re.split(r"[。?!;；]", re.sub(r"[()\s:_?。.]+$", "", stem))[-1][-40:]
+    if _ASKS_WRONG.search(ask):
+        return True
+    return None if _NEGATIVE.search(ask) else False
+
+
+# Words that point at a passage the candidate does not have. 材料 is legitimate. Two real stems have 课外 (课外体育,
+# 课外小组) and four 教材 as a thing talked about (教材目录, 编写教材): there only a reference to it counts.
+_LEAK = re.compile(
+    r"课本(?!剧)|课内(?!外)|课内?外(?:内容|材料|资料|知识|文本|信息|素材|文献|拓展|补充|短文|文段|片段|链接|所[给述])"
+    r"|(?:根据|依据|结合|按照|参照|参考|阅读|联系|运用|利用|回顾|回归|由|从|在|据|见|与)[^《》,。，;；:\n]{0,8}教材(?!目录|编写|建设|出版|改革)"
+    r"|教材(?:内容|知识|中|里|上|所|原文|原句|观点|介绍|指出|认为|提到|第|的(?:内容|知识|观点|说法|表述|介绍|相关))"
+)
+
+
+def check_leak(item: Item) -> Result:
+    """The 题干 does not speak of 课本内容 or 课外内容, which a candidate never sees."""
+    if not item.question:
+        return _not_applicable("leak words")
+    text = "".join(item.question.split())
+    return _result("leak words", [f"the 题干 says “{_around(text, match)}”" for match in _LEAK.finditer(text)])
+
+
+_MATERIAL = re.compile(
+    r"(?:根据|阅读|结合|依据|按照|据|上述|以上)[^。?!]{0,12}?材料(?!的?(?:性|密|导|强|硬|成|用|种|制|是|有|中的|组|为|研))"
+)
+
+
+def check_material(item: Item) -> Result:
+    """A stem that says 根据材料 holds the material: a short one only where it is marked (材料：) or quoted."""
+    if not item.question:
+        return _not_applicable("material")
+    text = "".join(fold(item.question).split())
+    match = _MATERIAL.search(text)
+    if match is None or len(text) >= MATERIAL_STEM:
+        return Result("material", Outcome.PASS)
+    shown = re.search(r"材料[一二三四]?:(.*)", text)
+    quoted = re.search(r"[“\"「]([^”\"」]{12,})[”\"」]", text)
+    if quoted or (shown and len(normalize(shown.group(1))) >= 20):
+        return Result("material", Outcome.PASS)
+    return _result("material", [f"the 题干 of {len(text)} characters says “{match.group()}” and holds no material"])
+
+
+_PICTURE = re.compile(
+    r"如图|[下左右附]图(?![书案形章腾])|(?<!面)上图(?![书案形章腾])|(?<![河版地插企试意])图(?:[0-9]{1,2}(?![0-9.]*[0-9幅张部册])|[甲乙丙丁])"
+    r"|图\([0-9a-zA-Z甲乙]\)|图[一二三四](?![个种家])|图[a-dA-D](?![a-zA-Z])|(?<=[。.,;\n])图为|见图|图中|图示|示意图如下|!\[[^]]*\]\("
+)
+_TABLE = re.compile(r"[下上附右左]表(?![面示达明现述层皮])|如表|表[0-9一二三](?=所示|中|[,、。])|表格如下|(?<!代)表中")
+
+
+def check_picture(item: Item) -> Result:
+    """The 题干 needs no picture, and no table that it does not contain."""
+    if not item.question:
+        return _not_applicable("picture")
+    text = fold(item.question)
+    # Print breaks words at line ends and around numbers (如图 4 所示).
+    tight = re.sub(r"(?<=[\u4e00-\u9fff])[ \t\n]+(?=[\u4e00-\u9fff0-9(])", "", text)
+    faults = [f"the 题干 refers to a picture: “{_around(tight, match)}”" for match in _PICTURE.finditer(tight)]
+    if (match := _TABLE.search(tight)) and not _has_table(text):
+        faults.append(f"the 题干 refers to a table that it does not contain: “{_around(tight, match)}”")
+    return _result("picture", faults)
+
+
+def _has_table(text: str) -> bool:
+    """LaTeX and Markdown tables, and what print leaves of one: lines of cells, or at least many numbers."""
+    if re.search(r"\\begin\{(?:array|tabular)", text):
+        return True
+    run = _option_run(text)
+    stem = text[: run[0][1]] if run else text
+    rows = [len(re.split(r"[ \t|:]+", line.strip(" \t|"))) for line in stem.splitlines() if len(line.strip()) < 60]
+    if sum(cells >= 3 for cells in rows) >= 2 or sum(cells >= 2 for cells in rows) >= 4:
+        return True
+    return len(re.findall(r"\d+(?:\.\d+)?", stem)) >= TABLE_NUMBERS
+
+
+def check_copied(item: Item) -> Result:
+    """The 题干 is not the passages over again: neither one long run of them nor most of its 8-grams.
+
+    A longest common subsequence would be the wrong tool: any two texts on one subject share a long one.
+    """
+    stem = normalize(item.question)
+    passages = [passage for passage in (item.textbook, item.outside) if passage]
+    if len(stem) < COPIED_LEAST or not passages:
+        return _not_applicable("copied")
+    run = max((longest_common_substring(stem, normalize(passage)) for passage in passages), key=len)
+    share = containment(item.question, passages)
+    faults = []
+    if len(run) >= COPIED_RUN * len(stem):
+        faults.append(f"{len(run)} of {len(stem)} characters of the 题干 are one run of the passages: “{_short(run)}”")
+    if share >= COPIED_GRAMS:
+        faults.append(
+            f"{share:.0%} of the 题干's {COPY_GRAM}-grams stand in the passages, the longest run is “{_short(run)}”"
+        )
+    return _result("copied", faults)
+
+
+def longest_common_substring(first: str, second: str) -> str:
+    """The longest run of characters that both texts contain; the first in `first` of several."""
+    # A run of length k contains runs of every smaller length, so the length can be found by halving.
+    low, high = 0, min(len(first), len(second))
+    found = ""
+    while low < high:
+        middle = (low + high + 1) // 2
+        there = {second[start : start + middle] for start in range(len(second) - middle + 1)}
+        starts = range(len(first) - middle + 1)
+        hit = next((first[start : start + middle] for start in starts if first[start : start + middle] in there), "")
+        if hit:
+            found, low = hit, middle
+        else:
+            high = middle - 1
+    return found
+
+
+def check_latex(item: Item) -> Result:
+    """Formulas are whole: `$` in pairs, and braces, left/right and begin/end balanced in each formula."""
+    fields = [("题干", item.question), *(("参考答案", part) for part in item.answer), ("解析", item.analysis)]
+    # English texts write $5, not formulas.
+    if item.subject == "英语" or not any(re.search(r"\$|\\[()\[\]]", text) for _, text in fields):
+        return _not_applicable("latex")
+    return _result("latex", [f"{name}: {fault}" for name, text in fields for fault in _latex_faults(text)])
+
+
+_FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+
+
+def _latex_faults(text: str) -> Iterator[str]:
+    # An escaped backslash (a line break in LaTeX) or dollar is no delimiter.
+    text = re.sub(r"\\\\|\\\$", "  ", text)
+    if text.count("$") % 2:
+        yield f"{text.count('$')} dollar signs, the last before “{_short(text[text.rindex('$') :])}”"
+        return
+    for begin, end in (("\\(", "\\)"), ("\\[", "\\]")):
+        if text.count(begin) != text.count(end):
+            yield f"{text.count(begin)} {begin} but {text.count(end)} {end}"
+            return
+    for match in _FORMULA.finditer(text):
+        span = next(group for group in match.groups() if group is not None)
+        if fault := _unbalanced(span):
+            yield f"{fault} in “{_short(span)}”"
+
+
+def _unbalanced(span: str) -> str:
+    depth = 0
+    for brace in re.findall(r"[{}]", re.sub(r"\\[{}]", "", span)):
+        depth += 1 if brace == "{" else -1
+        if depth < 0:
+            return "a closing brace without an opening one"
+    if depth:
+        return "an open brace"
+    left, right = (len(re.findall(rf"\\{side}(?![a-zA-Z])", span)) for side in ("left", "right"))
+    if left != right:
+        return f"{left} \\left but {right} \\right"
+    stack: list[str] = []
+    for word, name in re.findall(r"\\(begin|end)\s*\{(\w+\*?)\}", span):
+        if word == "begin":
+            stack.append(name)
+        elif not stack or stack.pop() != name:
+            return f"\\end{{{name}}} without its \\begin"
+    return f"\\begin{{{stack[-1]}}} without its \\end" if stack else ""
+
+
+def check_repetition(item: Item) -> Result:
+    """No block of 8 characters or more stands 4 times in a row, and most 10-grams occur once."""
+    if not (item.question or item.analysis):
+        return _not_applicable("repetition")
+    faults = []
+    for name, text in (("题干", item.question), ("参考答案", "".join(item.answer)), ("解析", item.analysis)):
+        # LaTeX words repeat in any long formula (\\overrightarrow), whatever it says.
+        # Rules, dots and blanks to fill in repeat by nature.
+        text = re.sub(r"([\W_])\1{2,}", r"\1", re.sub(r"\\[a-zA-Z]+|[{}$\s]", "", text))
+        if block := _looping_block(text):
+            faults.append(f"{name}: “{_short(block)}” stands {LOOP_TIMES} times in a row")
+            continue
+        total = len(text) - LOOP_GRAM + 1
+        if len(text) >= LOOP_LEAST and (share := 1 - len(_grams(text, LOOP_GRAM)) / total) > LOOP_SHARE:
+            counts = Counter(text[start : start + LOOP_GRAM] for start in range(total))
+            faults.append(
+                f"{name}: {share:.0%} of the {LOOP_GRAM}-grams are repeats, first “{counts.most_common(1)[0][0]}”"
+            )
+    return _result("repetition", faults)
+
+
+def _looping_block(text: str) -> str:
+    places: dict[str, list[int]] = {}
+    for start in range(len(text) - LOOP_BLOCK + 1):
+        places.setdefault(text[start : start + LOOP_BLOCK], []).append(start)
+    for gram, starts in places.items():
+        if len(starts) < LOOP_TIMES or not normalize(gram):
+            continue
+        there = set(starts)
+        for number, start in enumerate(starts):
+            for other in starts[number + 1 :]:
+                period = other - start
+                if period < LOOP_BLOCK:
+                    continue
+                if not all(start + times * period in there for times in range(2, LOOP_TIMES)):
+                    continue
+                block = text[start:other]
+                if text.startswith(block * LOOP_TIMES, start):
+                    return block
+    return ""
+
+
+# What a sentence, a formula, a bracket or a conclusion ends in.
+_FINISHED = re.compile(
+    r"[。.!?…;)\]】』」》”’\"'$}]$|(?<!故)(?<!故 )[A-H]$|[0-9%℃°]$|(?:正确|错误|即可|等)$"
+    r"|故选[^。:]{1,20}$|答案[为是:]+[^。:]{1,60}$"
+)
+
+
+def check_truncated(item: Item) -> Result:
+    """The model ended the text itself, and the last sentence of the 解析 is finished."""
+    if item.finish_reason not in (None, "stop"):
+        return _result(
+            "truncated",
+            [f"no end token (finish reason {item.finish_reason}), the text ends in “{item.analysis[-20:]}”"],
+        )
+    text = item.analysis.strip()
+    if not text:
+        return _not_applicable("truncated")
+    last = fold(text).splitlines()[-1].strip()
+    if not _FINISHED.search(last):
+        return _result("truncated", [f"the 解析 stops in the middle of a sentence: “{last[-20:]}”"])
+    return Result("truncated", Outcome.PASS)
+
+
+def check_language(item: Item) -> Result:
+    """Outside English, at least half of the letters are Han, formulas set aside."""
+    text = f"{item.question}\n{' '.join(item.answer)}\n{item.analysis}"
+    if item.subject == "英语":
+        return _not_applicable("language")
+    text = re.sub(r"!\[[^]]*\]\([^)]*\)|\\[a-zA-Z]+", " ", _FORMULA.sub(" ", text))
+    han = len(re.findall(r"[\u3400-\u9fff]", text))
+    # Greek letters are formulas; every other script in a Chinese question is a slip of the model.
+    other = sum(letter.isalpha() and not "Ͱ" <= letter <= "Ͽ" for letter in unicodedata.normalize("NFKC", text)) - han
+    if han + other < HAN_LEAST:
+        return _not_applicable("language")
+    share = han / (han + other)
+    evidence = f"{share:.0%} of the {han + other} letters are Han"
+    return Result("language", Outcome.FAIL if share < HAN_SHARE else Outcome.PASS, evidence)
+
+
+_QUOTE = re.compile(
+    r"(?:(?:材料|题干|题目|原文|文中|文章|图表)[一二三四五1-5]?(?:中|里|第[一二三四五]段)?(?:的|说|提到|指出|所说的|强调|显示|信息)?|(?:根据|依据|结合|由|据|从))[,:]?(?:的)?"
+    r"[“\"「]([^“”\"「」]{2,300})[”\"」]"
+)
+_NOT_QUOTED = re.compile(r"(?:没有|未|无|不|应|补|填|改|若|如果)[^,。;]{0,8}$")
+
+
+def check_quotes(item: Item) -> Result:
+    """What the 解析 quotes from the material (材料“…”, 据“…”可知) stands in the stem, at least in part."""
+    # English analyses quote in translation.
+    if item.subject == "英语" or not item.question:
+        return _not_applicable("quotes")
+    analysis = "".join(fold(item.analysis).split())
+    stem = "".join(item.question.split())
+    faults, found = [], False
+    for match in _QUOTE.finditer(analysis):
+        # An ellipsis joins pieces from different places.
+        pieces = [
+            piece for piece in re.split(r"…+|\.{3,}|—{2,}", match.group(1)) if len(normalize(piece)) >= QUOTE_LEAST
+        ]
+        if not pieces or _NOT_QUOTED.search(analysis[: match.start()]):
+            continue
+        found = True
+        if max(containment(piece, stem, QUOTE_GRAM) for piece in pieces) < QUOTE_SHARE:
+            faults.append(f"the 解析 quotes “{_short(match.group(1), 40)}”, which the 题干 does not contain")
+    return _result("quotes", faults) if found else _not_applicable("quotes")
+
+
+# --- the table ------------------------------------------------------------------------------------------------------
+
+
+class Check(NamedTuple):
+    """One row of the table: an item that fails a hard check is unusable."""
+
+    name: str
+    function: Callable[[Item], Result]
+    hard: bool
+
+
+CHECKS: tuple[Check, ...] = (
+    Check("sections", check_sections, True),  # nothing can be read from it
+    Check("options", check_options, True),  # cannot be answered
+    Check("key", check_key, True),  # cannot be marked
+    Check("key agrees", check_key_agrees, True),  # one of key and 解析 is wrong
+    Check("verdicts", check_verdicts, True),  # the 解析 contradicts the key
+    Check("leak words", check_leak, True),  # asks about a text the candidate does not have
+    Check("material", check_material, True),  # the same
+    Check("picture", check_picture, True),  # cannot be solved without it
+    Check("quotes", check_quotes, False),  # the 解析 is unreliable, question and key may still be right
+    Check("copied", check_copied, False),  # quoting a passage as material is legitimate up to a degree
+    Check("latex", check_latex, False),  # a renderer shows the source, a reader can mend it
+    Check("repetition", check_repetition, True),  # the model was stuck
+    Check("truncated", check_truncated, True),  # the end is missing
+    Check("language", check_language, True),  # not a Chinese question
+)
+
+
+def run_checks(item: Item) -> list[Result]:
+    """Every item check, in the order of the table."""
+    return [check.function(item) for check in CHECKS]
+
+
+def usable(results: Iterable[Result]) -> bool:
+    """Whether no hard check failed."""
+    hard = {check.name for check in CHECKS if check.hard}
+    return not any(result.name in hard and result.outcome is Outcome.FAIL for result in results)
+
+
+# --- checks of a set ------------------------------------------------------------------------------------------------
+
+
+def check_near_duplicates(items: Sequence[Item], training: Sequence[Item] = ()) -> list[Result]:
+    """One result per item: its question is no near-duplicate of another one of the set, or of a training question."""
+    questions = [item.question for item in items]
+    faults: list[list[str]] = [[] for _ in items]
+    for first, second, similarity in near_duplicates(questions):
+        faults[first].append(f"like item {second} of the set ({similarity:.2f}): “{_short(questions[second])}”")
+        faults[second].append(f"like item {first} of the set ({similarity:.2f}): “{_short(questions[first])}”")
+    for first, second, similarity in near_duplicates_across(questions, [item.question for item in training]):
+        faults[first].append(f"like training item {second} ({similarity:.2f}): “{_short(training[second].question)}”")
+    return [
+        _result("near-duplicate", found) if item.question else _not_applicable("near-duplicate")
+        for item, found in zip(items, faults, strict=True)
+    ]
+
+
+class KeyBias(NamedTuple):
+    """Over the single-answer choice items of a set: how often each letter is the key, how often it is the longest."""
+
+    total: int
+    shares: dict[str, float]
+    longest: float
+    """Share of items whose key is strictly the longest option; .084 over the real items, .25 by chance at most."""
+
+
+def key_bias(items: Iterable[Item]) -> KeyBias:
+    """Key distribution of the single-answer choice items with options A to D; shares are 0 where there are none."""
+    keys: Counter[str] = Counter()
+    longest = 0
+    for item in items:
+        key = parse_key(item.answer[0]) if item.type == "单选题" and len(item.answer) == 1 else ""
+        options = split_options(item.question) if len(key) == 1 else None
+        if options is None or key not in options:
+            continue
+        keys[key] += 1
+        lengths = {letter: len("".join(text.split())) for letter, text in options.items()}
+        longest += all(lengths[key] > length for letter, length in lengths.items() if letter != key)
+    count = keys.total()
+    return KeyBias(count, {letter: keys[letter] / max(count, 1) for letter in "ABCD"}, longest / max(count, 1))
+
+
+def check_key_bias(items: Iterable[Item]) -> Result:
+    """No letter is the key, and the key is not the longest option, more often than chance (.25) explains."""
+    count, shares, longest = key_bias(items)
+    if count < BIAS_LEAST:
+        return Result(
+            "key bias", Outcome.NOT_APPLICABLE, f"{count} single-answer choice items, {BIAS_LEAST} are needed"
+        )
+    margin = BIAS_SIGMAS * math.sqrt(0.25 * 0.75 / count)
+    faults = [f"{letter} is the key of {share:.0%}" for letter, share in shares.items() if abs(share - 0.25) > margin]
+    if longest > 0.25 + margin:
+        faults.append(f"the key is the longest option in {longest:.0%}")
+    summary = f"{count} items; key " + " ".join(f"{letter} {share:.2f}" for letter, share in shares.items())
+    summary += f"; strictly the longest option {longest:.3f}"
+    return Result("key bias", Outcome.FAIL if faults else Outcome.PASS, "; ".join([*faults, summary]))
+
+
+# --- shared by the checks -------------------------------------------------------------------------------------------
+
+
+def _result(name: str, faults: Sequence[str]) -> Result:
+    return Result(name, Outcome.FAIL if faults else Outcome.PASS, "; ".join(faults))
+
+
+def _not_applicable(name: str) -> Result:
+    return Result(name, Outcome.NOT_APPLICABLE)
+
+
+def _one_choice(item: Item) -> bool:
+    """A choice item with at most one answer: with several, options and verdicts belong to several sub-questions."""
+    return item.type in CHOICE_TYPES and len(item.answer) < 2
+
+
+def _plain(text: str) -> str:
+    """Text without layout, and letters without LaTeX dress (`$\\mathrm{A}$` is A)."""
+    text = re.sub(r"\\(?:mathrm|mathbf|text|rm)[ \t]*\{[ \t]*([^{}]*?)[ \t]*\}", r"\1", fold(text))
+    text = re.sub(r"[$ \t\u3000]+", "", text)
+    # Line breaks of the print may split a verdict, but they also keep 故选C and the next line's B正确 apart.
+    return re.sub(r"(?<![A-H])\n(?=[^\n])|(?<=[A-H])\n(?=[^\nA-H])", "", text)
+
+
+def _short(text: str, limit: int = 24) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[:limit] + "…"
+
+
+def _around(text: str, match: re.Match[str], margin: int = 8) -> str:
+    return " ".join(text[max(0, match.start() - margin) : match.end() + margin].split())

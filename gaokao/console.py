@@ -1,0 +1,60 @@
+"""What a normal run prints: the banner, the next command, and which lines of the libraries are left out."""
+
+import logging
+import os
+import shlex
+import warnings
+from typing import Any
+
+from gaokao.config import BUILTIN_TINY, Resolved
+from gaokao.records import SECTIONS
+
+
+def banner(resolved: Resolved, *, device: str, base: str, **choices: Any) -> str:
+    """What was chosen and why, and what `without_gpu` replaced.
+
+    Args:
+        resolved: the configuration.
+        device: where it runs.
+        base: the model in words.
+        choices: automatic choices (`models.Choice`) by name.
+    """
+    lines = [f"run       {resolved.config.run_folder}", f"base      {base}"]
+    chosen = ", ".join(f"{name} {choice.value} ({choice.reason})" for name, choice in choices.items())
+    lines.append(f"device    {device}; {chosen}")
+    if resolved.gpus > 1 and "processes" not in device:
+        lines.append(f"          {resolved.gpus} GPUs are there: torchrun --nproc_per_node {resolved.gpus} uses all of them")
+    if resolved.replaced:
+        names = ", ".join(f"{key} {now}" for key, (_, now) in resolved.replaced.items())
+        lines.append(f"no GPU    the section without_gpu replaced: {names}")
+    if resolved.config.model.base == BUILTIN_TINY:
+        lines.append("          The tiny model shows that the pipeline works; its questions are not of any quality.")
+    return "\n".join(lines)
+
+
+def next_command(script: str, argv: list[str]) -> str:
+    """The command that goes on with the same overrides, which lead to the same run folder."""
+    return shlex.join(["python", script, *argv])
+
+
+def sample_text(entry: dict[str, Any]) -> str:
+    """A generated question to read, in the order of the answer format; the raw text where it could not be read."""
+    body = entry["text"].strip() if entry["missing"] else "\n".join(f"{name}：{entry[name]}" for name in SECTIONS)
+    rule = "-" * 72
+    return f"{rule}\n{entry['subject']} {entry['type']} (id {entry['id']}, finish reason {entry['finish_reason']})\n{body}\n{rule}"
+
+
+class _Without(logging.Filter):
+    def __init__(self, *parts: str) -> None:
+        super().__init__()
+        self.parts = parts
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        return not any(part in message for part in self.parts)
+
+
+def quiet_libraries() -> None:
+    """Leave out the lines of libraries that a user can do nothing about, each by name. Call before importing them."""
+    # trl pings the hub once per trainer otherwise. Nothing is sent anywhere.
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

@@ -1,0 +1,399 @@
+"""Tokenizer, base model in NF4, attention and dtype choice, adapter.
+
+Every automatic choice returns its reason, and the scripts print it. An adapter is only used on the base, quantization
+and chat template that it was trained with, with all of its weights, and only where it changes the output.
+"""
+
+import hashlib
+import importlib.util
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import bitsandbytes as bnb
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from gaokao import tiny
+from gaokao.config import BUILTIN_TINY
+from gaokao.errors import UserError
+from gaokao.prompts import Message
+from gaokao.runs import write_json
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+# What a model needs to be loaded: never *.bin or *.pt, which can run code when they are read.
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
+ADAPTER_RECORD = "gaokao_adapter.json"
+
+
+class Choice(NamedTuple):
+    """An automatic choice and why it was made."""
+
+    value: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class AdapterRecord:
+    """What an adapter was trained on; inference refuses it on anything else."""
+
+    base: str
+    base_fingerprint: str
+    quantization: str
+    chat_template: str
+    """SHA-256 of the chat template."""
+
+
+def check_devices(gpus: int) -> None:
+    """Compare what the driver shows with what torch can use.
+
+    Raises:
+        UserError: there is a GPU, but this torch was built without CUDA for it.
+    """
+    if gpus and not torch.cuda.is_available():
+        raise UserError(
+            f"the driver shows {gpus} GPU(s), but torch {torch.__version__} cannot use them; install a build with CUDA "
+            "for your driver, or hide the GPU: CUDA_VISIBLE_DEVICES= python ..."
+        )
+
+
+def choose_dtype(wanted: str, on_gpu: bool) -> Choice:
+    """bf16 where the hardware computes it, else fp16 on a GPU and fp32 on a CPU."""
+    if wanted != "auto":
+        return Choice(wanted, "model.dtype")
+    if on_gpu:
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Choice("bf16", "the GPU computes bf16")
+        return Choice("fp16", "the GPU is too old for bf16")
+    if torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16"):
+        return Choice("bf16", "the CPU computes bf16")
+    return Choice("fp32", "the CPU has no bf16 units")
+
+
+def choose_attention(wanted: str, on_gpu: bool) -> Choice:
+    """FlashAttention 2 where it is installed and the GPU has it (compute capability 8.0 or newer), else sdpa.
+
+    Raises:
+        UserError: FlashAttention 2 was asked for by name and cannot run.
+    """
+    missing = ""
+    if not on_gpu:
+        missing = "there is no CUDA GPU"
+    elif torch.cuda.get_device_capability() < (8, 0):
+        missing = "the GPU is older than Ampere (compute capability 8.0)"
+    elif importlib.util.find_spec("flash_attn") is None:
+        missing = "flash-attn is not installed"
+    if wanted == "flash_attention_2" and missing:
+        raise UserError(f"model.attention = flash_attention_2: {missing}; use auto or sdpa, or see the README")
+    if wanted != "auto":
+        return Choice(wanted, "model.attention")
+    if missing:
+        return Choice("sdpa", f"no FlashAttention 2: {missing}")
+    return Choice("flash_attention_2", "flash-attn is installed and the GPU has it")
+
+
+def locate_base(base: str, hub: str, revision: str | None, tiny_folder: Path, say: Callable[[str], None]) -> Path:
+    """The local folder of a base model: built, found, or downloaded (safetensors only).
+
+    Args:
+        base: hub name, local folder, or `builtin:tiny`.
+        hub: `huggingface` or `modelscope`.
+        revision: branch, tag or commit; `None` for the default.
+        tiny_folder: where built-in bases are kept.
+        say: prints a line of progress.
+
+    Raises:
+        UserError: the folder or the name cannot be had, with the ways around.
+    """
+    if base == BUILTIN_TINY:
+        return tiny.build(tiny_folder, say)
+    folder = Path(base).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").exists():
+            raise UserError(f"model.base = {base}: the folder holds no config.json; name a Transformers model folder")
+        if not any(folder.glob("*.safetensors")):
+            raise UserError(
+                f"model.base = {base}: the folder holds no *.safetensors; other formats can run code when they are "
+                "read and are not loaded: convert it with save_pretrained"
+            )
+        return folder
+    if base.startswith((".", "/", "~")) or base.count("/") != 1:
+        raise UserError(
+            f"model.base = {base}: there is no such folder; name a folder, {BUILTIN_TINY}, or a hub name such as "
+            "Qwen/Qwen2.5-14B-Instruct"
+        )
+    try:
+        if hub == "modelscope":
+            return _from_modelscope(base, revision)
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(base, revision=revision, allow_patterns=HUB_FILES))
+    # Both hubs raise dozens of types of their own and of their HTTP libraries; whichever it is, the remedy is the same.
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0][:200]
+        other = (
+            "set model.hub: modelscope (pip install modelscope; reached from mainland China), or set HF_ENDPOINT to a "
+            "mirror"
+            if hub == "huggingface"
+            else "set model.hub: huggingface"
+        )
+        raise UserError(
+            f"model.base = {base}: cannot be had from {hub} ({reason}). Check the name and the network, or {other}, or "
+            "download it elsewhere and set model.base to the folder"
+        ) from error
+
+
+def _from_modelscope(base: str, revision: str | None) -> Path:
+    try:
+        from modelscope import snapshot_download
+    except ImportError:
+        raise UserError("model.hub = modelscope needs its client: pip install modelscope") from None
+    return Path(snapshot_download(base, revision=revision, allow_patterns=HUB_FILES))
+
+
+def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base or adapter folder, with padding that is not the end token.
+
+    Were pad the same as eos, a collator that masks padding would mask the end token too, and the model would never
+    learn to stop.
+
+    Raises:
+        UserError: it cannot be read, has no chat template, or no token that can serve as padding.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise UserError(f"{folder}: its tokenizer cannot be read ({_first_line(error)}); is the folder whole?") from error
+    if not tokenizer.chat_template:
+        raise UserError(f"{folder}: the tokenizer has no chat template; use an Instruct model, such as Qwen2.5-*-Instruct")
+    if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        vocabulary = tokenizer.get_vocab()
+        candidates = [t for t in ("<|endoftext|>", "<pad>", "[PAD]") if t in vocabulary and t != tokenizer.eos_token]
+        if not candidates:
+            raise UserError(f"{folder}: the tokenizer has no padding token besides its end token; use a Qwen2.5 model")
+        tokenizer.pad_token = candidates[0]
+    return tokenizer
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[int]:
+    """Token ids of a prompt with the header of the assistant's turn, as training and inference both see it."""
+    encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+    return list(encoded["input_ids"])
+
+
+def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that end an answer: the end of the turn, and the end of the text (Qwen's base models use it)."""
+    ids = [tokenizer.eos_token_id]
+    vocabulary = tokenizer.get_vocab()
+    ids += [vocabulary[token] for token in ("<|im_end|>", "<|endoftext|>") if token in vocabulary]
+    return list(dict.fromkeys(ids))
+
+
+def quantization_config(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """nf4: 4-bit NormalFloat with double quantization (QLoRA, arXiv:2305.14314); int8: LLM.int8 (arXiv:2208.07339)."""
+    if kind == "nf4":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    if kind == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return None
+
+
+def load_base(
+    folder: Path, *, quantization: str, dtype: str, attention: str, device: str, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """The base model on one device, quantized, in eval mode.
+
+    Args:
+        folder: a Transformers folder with safetensors.
+        quantization: `nf4`, `int8` or `none`.
+        dtype: `bf16`, `fp16` or `fp32`: of what is not quantized, and of the computation.
+        attention: `flash_attention_2`, `sdpa` or `eager`.
+        device: `cpu` or `cuda:0`: the one device of this process.
+
+    Raises:
+        UserError: the folder cannot be loaded, or the model does not fit.
+    """
+    torch_dtype = DTYPES[dtype]
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder,
+            quantization_config=quantization_config(quantization, torch_dtype),
+            dtype=torch_dtype,
+            attn_implementation=attention,
+            device_map={"": device},
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+        )
+    except torch.cuda.OutOfMemoryError as error:
+        raise UserError(
+            f"{folder}: does not fit into the memory of {device} with model.quantization = {quantization}; use nf4, a "
+            "smaller base, or free the GPU (nvidia-smi shows who uses it)"
+        ) from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"{folder}: the model cannot be loaded ({_first_line(error)})") from error
+    return model.eval()
+
+
+def keep_4bit_layout(model: torch.nn.Module) -> int:
+    """Keep the 4-bit weights of a model on the CPU in the layout that gradients need; returns the number of layers.
+
+    On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks them for speed in the first forward pass in eval mode. That
+    layout has no backward pass, so the training step after a validation would crash or learn from wrong gradients.
+    """
+    layers = [module for module in model.modules() if isinstance(module, bnb.nn.Linear4bit)]
+    for layer in layers:
+        layer.support_avx512bf16_for_cpu = False
+    return len(layers)
+
+
+def base_fingerprint(folder: Path) -> str:
+    """SHA-256 that tells one base from another in a moment, even at 28 GB.
+
+    Taken over the architecture, the names, types and shapes of all tensors, and 64 KiB samples of every file: enough
+    to tell an Instruct model from its base model, which have the same shapes.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for volatile in ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"):
+        config.pop(volatile, None)
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for file in sorted(folder.glob("*.safetensors")):
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            header = int.from_bytes(stream.read(8), "little")
+            digest.update(stream.read(header))
+            for part in range(16):
+                stream.seek(8 + header + (size - 8 - header) * part // 16)
+                digest.update(stream.read(65536))
+    return digest.hexdigest()
+
+
+def adapter_record(base: str, folder: Path, quantization: str, tokenizer: PreTrainedTokenizerBase) -> AdapterRecord:
+    """What an adapter that is trained or used with these parts depends on."""
+    template = hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
+    return AdapterRecord(base, base_fingerprint(folder), quantization, template)
+
+
+def save_adapter(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, record: AdapterRecord, folder: Path
+) -> None:
+    """Write adapter, tokenizer, chat template and `gaokao_adapter.json`; the folder appears whole or not at all."""
+    part = folder.with_name(folder.name + ".part")
+    model.save_pretrained(part, safe_serialization=True)
+    tokenizer.save_pretrained(part)
+    write_json(part / ADAPTER_RECORD, asdict(record))
+    os.replace(part, folder)
+
+
+def require_adapter_files(folder: Path) -> None:
+    """Check that a folder holds an adapter of ours; quick, so it comes before a base is downloaded.
+
+    Raises:
+        UserError: the folder or one of its files is missing.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"adapter {folder}: there is no such folder; train first (python train_qwen_gaokao.py), name another with "
+            "--adapter DIR, or use the bare base model with --adapter none"
+        )
+    for name in ("adapter_config.json", "adapter_model.safetensors", ADAPTER_RECORD):
+        if not (folder / name).exists():
+            raise UserError(
+                f"adapter {folder}: {name} is missing; name a folder that train_qwen_gaokao.py wrote (outputs/RUN/adapter)"
+            )
+
+
+def check_adapter(folder: Path, now: AdapterRecord) -> None:
+    """Refuse an adapter that was not trained on what is loaded now; needs no model, so it runs before one is loaded.
+
+    Raises:
+        UserError: base, quantization or chat template differ, or the adapter's record cannot be read.
+    """
+    try:
+        then = AdapterRecord(**json.loads((folder / ADAPTER_RECORD).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"adapter {folder}: {ADAPTER_RECORD} is damaged ({error}); train again or restore it") from error
+    faults = []
+    if then.base_fingerprint != now.base_fingerprint:
+        faults.append(f"it was trained on base {then.base}, not on {now.base}; set model.base to that base")
+    if then.quantization != now.quantization:
+        faults.append(
+            f"it was trained with quantization {then.quantization}, not {now.quantization}; set model.quantization: "
+            f"{then.quantization}"
+        )
+    if then.chat_template != now.chat_template:
+        faults.append("its chat template differs from the base's; use the tokenizer that it was trained with")
+    if faults:
+        raise UserError(f"adapter {folder}: " + "; and ".join(faults))
+
+
+def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """Put an adapter on a base, and make sure that all of it arrived and that it does something.
+
+    Raises:
+        UserError: weights are missing or foreign (peft only warns), or the adapter leaves the logits as they were.
+    """
+    file = folder / "adapter_model.safetensors"
+    try:
+        with safe_open(file, framework="pt") as weights:
+            stored = set(weights.keys())
+        adapted = PeftModel.from_pretrained(model, folder)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"adapter {folder}: cannot be loaded ({_first_line(error)}); train again or restore it") from error
+    expected = set(get_peft_model_state_dict(adapted))
+    if stored != expected:
+        missing, foreign = sorted(expected - stored), sorted(stored - expected)
+        said = [f"{len(keys)} {what} weights (such as {keys[0]})" for what, keys in (("missing", missing), ("foreign", foreign)) if keys]
+        raise UserError(f"adapter {folder}: {file.name} has {' and '.join(said)}; it is damaged or of another model")
+    adapted.eval()
+    device = next(adapted.parameters()).device
+    probe = torch.arange(16, device=device).unsqueeze(0)
+    with torch.inference_mode():
+        with_adapter = adapted(input_ids=probe).logits
+        with adapted.disable_adapter():
+            without = adapted(input_ids=probe).logits
+    if torch.equal(with_adapter, without):
+        raise UserError(f"adapter {folder}: changes nothing (its weights are zero): it was never trained; train again")
+    return adapted
+
+
+def merge_if_plain(adapted: PeftModel, quantization: str) -> tuple[torch.nn.Module, Choice]:
+    """Merge the adapter into unquantized weights, which saves its share of every step; keep it separate on others."""
+    if quantization == "none":
+        return adapted.merge_and_unload(), Choice("merged", "the base is not quantized")
+    return adapted, Choice("separate", f"merging into {quantization} weights would round the adapter away")
+
+
+def compile_forward(model: Any) -> None:
+    """torch.compile the forward pass for rows of any length (PyTorch 2 compiler); the first batches are slow."""
+    model.forward = torch.compile(model.forward, dynamic=True)
+
+
+def trainable_in_fp32(parameters: Iterable[torch.nn.Parameter]) -> int:
+    """Cast trainable parameters to fp32; returns how many there are.
+
+    trl casts the adapter of a quantized base to bf16, where small optimizer updates are lost, and a resumed run
+    reloads it as fp32: its losses would drift away from those of an uninterrupted one.
+    """
+    count = 0
+    for parameter in parameters:
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+            count += parameter.numel()
+    return count
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+

@@ -1,0 +1,304 @@
+"""What a record is: one question with the passages it is made from. Load, validate, fingerprint.
+
+A data file is a JSON list or JSON Lines of objects, UTF-8 with or without BOM. All faults of a file are reported
+together; nothing is trained or generated until they are mended.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from gaokao.errors import UserError, faults_text
+
+SUBJECTS = ("语文", "数学", "英语", "物理", "化学", "生物", "政治", "历史", "地理")
+TYPES = ("单选题", "多选题", "填空题", "主观题")
+TYPE_ALIASES = {"大题": "主观题", "解答题": "主观题", "简答题": "主观题"}
+KEY_ALIASES = {"科目": "subject", "题型": "type", "题干": "question", "参考答案": "answer", "解析": "analysis"}
+TEXTBOOK, OUTSIDE = "课本内容", "课外内容"
+RECORD_KEYS = ("id", "subject", "type", TEXTBOOK, OUTSIDE, "question", "answer", "analysis")
+
+# The headers of the answer format. They stand here because a record must not contain such a line itself.
+SECTIONS = ("题干", "参考答案", "解析")
+HEADER = re.compile(r"^[ \t#*]*(题干|参考答案|解析)[ \t*]*[：:；][ \t*]*", re.MULTILINE)
+# A tokenizer would read these as the end of a turn, whatever stands around them.
+CHAT_MARKER = re.compile(r"<\|(?:im_start|im_end|endoftext)\|>")
+
+Purpose = Literal["train", "generate"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One question and what it is made from; texts are stripped, `answer` has one entry per sub-question.
+
+    `question`, `answer` and `analysis` are empty where a file for generation does not give them.
+    """
+
+    id: str
+    subject: str
+    type: str
+    textbook: str
+    outside: str = ""
+    question: str = ""
+    answer: tuple[str, ...] = ()
+    analysis: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the record carries all that an answer consists of."""
+        return bool(self.question and self.answer and self.analysis)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record in the keys of a data file; unknown extra keys are carried through."""
+        row: dict[str, Any] = {
+            "id": self.id,
+            "subject": self.subject,
+            "type": self.type,
+            TEXTBOOK: self.textbook,
+            OUTSIDE: self.outside,
+        }
+        if self.question or self.answer or self.analysis:
+            row["question"] = self.question
+            row["answer"] = self.answer[0] if len(self.answer) == 1 else list(self.answer)
+            row["analysis"] = self.analysis
+        return {**row, **self.extra}
+
+
+class Raw(NamedTuple):
+    """One entry of a file before validation: where it stands, and the object or what is wrong with it."""
+
+    where: str
+    value: Any = None
+    fault: str = ""
+
+
+def join_answers(answers: Iterable[str]) -> str:
+    """One text for the answers of all sub-questions: several are numbered （1）（2）…, one stands alone."""
+    parts = list(answers)
+    if len(parts) == 1:
+        return parts[0]
+    return "\n".join(f"（{number}）{part}" for number, part in enumerate(parts, 1))
+
+
+def split_answers(text: str) -> tuple[str, ...]:
+    """The inverse of `join_answers`; a text that is not numbered from （1） at line starts is one answer."""
+    text = text.strip()
+    parts: list[str] = []
+    start = 0
+    while True:
+        mark = re.compile(rf"^[（(]{len(parts) + 1}[）)][ \t]*", re.MULTILINE).search(text, start)
+        if mark is None or (not parts and mark.start() != 0):
+            break
+        if parts:
+            parts[-1] = text[start : mark.start()].strip()
+        parts.append("")
+        start = mark.end()
+    if len(parts) < 2:
+        return (text,) if text else ()
+    parts[-1] = text[start:].strip()
+    return tuple(parts)
+
+
+def read_raw(path: Path) -> Iterator[Raw]:
+    """Yield the entries of a JSON list or JSON Lines file; JSON Lines are read line by line (bounded memory).
+
+    Raises:
+        UserError: the file is missing, unreadable, not UTF-8, or not JSON at all.
+    """
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            first = ""
+            while not first.strip():
+                first = file.readline()
+                if not first:
+                    raise UserError(f"{path}: the file is empty; a data file is a JSON list or JSON Lines of records")
+            file.seek(0)
+            if first.lstrip().startswith("["):
+                yield from _read_list(path, file.read())
+            else:
+                yield from _read_lines(path, file)
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such data file; set data.train and data.test in config.yaml") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder; name the data file in it") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: {_encoding_hint(path, error)}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+
+
+def _encoding_hint(path: Path, error: UnicodeDecodeError) -> str:
+    try:
+        sample = path.read_bytes()[:200_000]
+        # The cut may fall inside a character; one bad byte at the end says nothing.
+        sample.decode("gb18030", errors="strict") if len(sample) < 200_000 else sample[:-4].decode("gb18030")
+    except (UnicodeDecodeError, OSError):
+        return f"is not UTF-8 text (byte {error.start}); save it as UTF-8"
+    return f"is not UTF-8 but looks like GB18030/GBK; convert it: iconv -f GB18030 -t UTF-8 {path.name} > utf8.json"
+
+
+def _read_list(path: Path, text: str) -> Iterator[Raw]:
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: is not JSON ({error.msg}, column {error.colno}); mend or remove it") from (
+            None
+        )
+    for index, row in enumerate(rows):
+        yield Raw(f"{path}[{index}]", row)
+
+
+def _read_lines(path: Path, lines: Iterable[str]) -> Iterator[Raw]:
+    good = False
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            if not good:
+                raise UserError(
+                    f"{where}: is not JSON ({error.msg}, column {error.colno}); a data file is a JSON list, "
+                    "or JSON Lines with one record a line"
+                ) from None
+            yield Raw(where, fault=f"is not JSON ({error.msg}, column {error.colno}); mend or remove the line")
+            continue
+        good = True
+        yield Raw(where, value)
+
+
+def parse_record(raw: Raw, position: int, purpose: Purpose) -> tuple[Record | None, list[str]]:
+    """Validate one entry; return the record, or `None` and every fault with place, value found and remedy.
+
+    Args:
+        raw: the entry.
+        position: its number in the file from 0, part of the id of a record that has none.
+        purpose: `train` asks for question, answer and analysis, `generate` does not.
+    """
+    if raw.fault:
+        return None, [f"{raw.where}: {raw.fault}"]
+    if not isinstance(raw.value, dict):
+        return None, [f"{raw.where}: is {_shown(raw.value)} instead of an object with keys; write a record"]
+    row: dict[str, Any] = {}
+    faults: list[str] = []
+    for key, value in raw.value.items():
+        name = KEY_ALIASES.get(key, key)
+        if name in row:
+            faults.append(f"{key} and {name} are the same key, given twice; keep one")
+        row[name] = value
+
+    def text(key: str, *, needed: bool, empty: bool = False) -> str:
+        value = row.get(key)
+        shown = next((f"{key} ({alias})" for alias, name in KEY_ALIASES.items() if name == key), key)
+        if value is None:
+            if needed:
+                faults.append(f"{shown} is missing; add it{' (an empty text means none)' if empty else ''}")
+            return ""
+        if not isinstance(value, str):
+            faults.append(f"{shown} is {_shown(value)}; it must be a text")
+            return ""
+        value = value.strip()
+        if not value and needed and not empty:
+            faults.append(f"{shown} is empty; write it, or remove the record")
+        return _checked(shown, value, faults)
+
+    train = purpose == "train"
+    subject = _one_of("subject (科目)", row.get("subject"), SUBJECTS, {}, faults)
+    kind = _one_of("type (题型)", row.get("type"), TYPES, TYPE_ALIASES, faults)
+    textbook = text(TEXTBOOK, needed=True, empty=True)
+    outside = text(OUTSIDE, needed=False)
+    question = text("question", needed=train)
+    analysis = text("analysis", needed=train)
+    answer = _answer(row.get("answer"), train, faults)
+    identity = row.get("id")
+    if identity is None or identity == "":
+        digest = hashlib.sha256(json.dumps(row, ensure_ascii=False, sort_keys=True).encode()).hexdigest()[:8]
+        identity = f"{position:05d}-{digest}"
+    elif not isinstance(identity, str | int) or isinstance(identity, bool):
+        faults.append(f"id is {_shown(identity)}; it must be a text")
+    if faults:
+        return None, [f"{raw.where} (id {identity}): {fault}" for fault in faults]
+    extra = {key: value for key, value in row.items() if key not in RECORD_KEYS}
+    return Record(str(identity), subject, kind, textbook, outside, question, answer, analysis, extra), []
+
+
+def _one_of(
+    shown: str, value: Any, choices: tuple[str, ...], aliases: dict[str, str], faults: list[str]
+) -> str:
+    if isinstance(value, str):
+        value = aliases.get(value.strip(), value.strip())
+        if value in choices:
+            return value
+    found = "is missing" if value is None else f"is {_shown(value)}"
+    faults.append(f"{shown} {found}; it must be one of {' '.join([*choices, *aliases])}")
+    return ""
+
+
+def _answer(value: Any, needed: bool, faults: list[str]) -> tuple[str, ...]:
+    shown = "answer (参考答案)"
+    if value is None or value == "" or value == []:
+        if needed:
+            faults.append(f"{shown} is {'missing' if value is None else 'empty'}; write it, or remove the record")
+        return ()
+    parts = value if isinstance(value, list) else [value]
+    if not all(isinstance(part, str) for part in parts):
+        faults.append(f"{shown} is {_shown(value)}; it must be a text, or a list of texts, one per sub-question")
+        return ()
+    parts = [_checked(shown, part.strip(), faults) for part in parts]
+    if not all(parts):
+        faults.append(f"{shown} holds an empty text: {_shown(value)}; write it, or remove the record")
+    # One canonical form, so that parse(render(record)) gives it back whichever way the file spelt it.
+    return split_answers(join_answers(parts))
+
+
+def _checked(shown: str, value: str, faults: list[str]) -> str:
+    if found := CHAT_MARKER.search(value):
+        faults.append(f"{shown} contains the chat marker {found.group()}, which would end the turn; remove it")
+    if found := HEADER.search(value):
+        faults.append(f"{shown} has a line that begins with {found.group().strip()!r}, a header of the answer; reword it")
+    return value.replace("\r\n", "\n")
+
+
+def _shown(value: Any, limit: int = 40) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= limit else text[:limit] + "…"
+
+
+def load_records(path: str | Path, purpose: Purpose = "train") -> list[Record]:
+    """Read and validate a data file.
+
+    Raises:
+        UserError: the file cannot be read, or holds faulty records: all of them, each with place and remedy.
+    """
+    path = Path(path)
+    records: list[Record] = []
+    faults: list[str] = []
+    seen: dict[str, str] = {}
+    for position, raw in enumerate(read_raw(path)):
+        record, found = parse_record(raw, position, purpose)
+        faults += found
+        if record is None:
+            continue
+        if record.id in seen:
+            faults.append(f"{raw.where} (id {record.id}): the id is also that of {seen[record.id]}; give it another")
+        seen.setdefault(record.id, raw.where)
+        records.append(record)
+    if faults:
+        raise UserError(faults_text(f"{path}: {len(faults)} fault(s) in the records:", faults))
+    if not records:
+        raise UserError(f"{path}: holds no records; a data file is a JSON list or JSON Lines of records")
+    return records
+
+
+def fingerprint(records: Iterable[Record]) -> str:
+    """SHA-256 over the records in order: equal exactly where a training would see the same data."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(json.dumps(record.to_dict(), ensure_ascii=False, sort_keys=True).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Bundled records and the tools that bring in more."""

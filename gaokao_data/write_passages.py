@@ -1,0 +1,940 @@
+"""Have a large model behind any OpenAI-compatible endpoint write 课本内容 and 课外内容 for the records of a data file.
+
+    pip install openai==3.54.0
+    export OPENAI_API_KEY=...        # or another variable: --api-key-env NAME; a local server needs none
+    python -m gaokao_data.write_passages items.json --out data/train.json \
+        --base-url https://api.openai.com/v1 --model gpt-4.1-mini --limit 5
+    python -m gaokao_data.write_passages items.json --out data/train.json \
+        --base-url http://127.0.0.1:8000/v1 --model Qwen/Qwen2.5-72B-Instruct --concurrency 16
+
+Records that already have a passage are kept untouched (`--overwrite` asks for them too). The others must have question,
+answer and 解析: these are sent to the endpoint as the source of the topic, and nothing else of the record is.
+
+Paid once. Each result goes at once, as a whole line on the disk, to OUT.partial.jsonl; a run that was killed goes on
+from there. OUT is written at the end, in the order of the input, and the partial file is removed: the next run reads
+what is finished from OUT. A result belongs to what was asked (the texts of the record, the model, the version of the
+prompt), not to a position, so records may be added, moved or changed. An earlier OUT with passages that the new one
+does not have (another model, another input) is set aside beside it. OUT named .jsonl is JSON Lines, else a JSON list.
+
+Written into each record: "passage_source": {"mode": "model", "model": ..., "leak": ..., "key": ...}, where leak is the
+share of the answer's 8-grams that the passages contain. A passage that gives the answer away is asked for again; if
+none is clean, the best is kept and the record gets "leaks": true.
+
+Exit code 0; 1 where records failed: they stay out of OUT, and a later run asks for just them; 2 where the run had to
+stop (wrong command line, key refused, unknown model, endpoint down); 130 after Ctrl-C. What is finished is kept always.
+"""
+
+import argparse
+import asyncio
+import email.utils
+import hashlib
+import json
+import math
+import os
+import random
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
+
+from gaokao.checks import CHOICE_TYPES, containment, normalize, parse_key, split_options
+from gaokao.errors import Interrupted, UserError, faults_text, run_script
+from gaokao.prompts import Message
+from gaokao.records import (
+    CHAT_MARKER,
+    HEADER,
+    OUTSIDE,
+    TEXTBOOK,
+    Raw,
+    Record,
+    join_answers,
+    parse_record,
+    read_raw,
+)
+from gaokao.runs import write_json, write_text
+
+if TYPE_CHECKING:
+    import openai
+
+OPENAI_PIN = "openai==3.54.0"
+
+# Part of the key of a result: raise it with the wording below, or results of the old wording pass for new ones.
+PROMPT_VERSION = 1
+SYSTEM = "你是高中教材和科普读物的编者，文字准确、平实，严格按要求的格式作答。"
+TASK = """下面是一道高考{subject}{type}，只用来确定选题范围。
+
+【题目】
+{question}
+
+【答案】
+{answer}
+
+【解析】
+{analysis}
+
+请围绕它所考查的知识写两段互相独立的文字：
+课本内容，用教科书的口吻，讲清有关的概念、原理、方法或史实；
+课外内容，用新闻报道或研究介绍的口吻，写一个与这些知识有关的现实情境。
+
+要求：
+1. 每段80到300字（英文按词计），自成一体，各写成一个段落，不分点，不加小标题。
+2. 不得给出答案：不出现答案或正确选项的原话，不写出这道题的结论、计算结果和推理过程。
+3. 不得引用或改写题干、选项和所给材料中的句子，不提“本题”“题目”“选项”。
+4. 内容真实，不编造人名、机构和数据；英语科目用英文写，其他科目用中文写，公式用LaTeX。
+
+只输出下面两部分，标题照写，此外不要任何文字：
+课本内容：……
+课外内容：……"""
+MALFORMED_NOTE = (
+    "\n\n注意：上一次的回复不合要求。请只输出以“课本内容：”和“课外内容：”开头的两部分，每段80到300字，写完整。"
+)
+LEAK_NOTE = "\n\n注意：上一次的文字写出了答案中的原话。请换一个角度，只讲背景知识，不出现答案或正确选项中的任何语句。"
+
+# Answers asked for per record, malformed and leaking ones together.
+ASKS = 3
+# The prompt says 80 to 300; models count badly, and punctuation is not counted here.
+ACCEPTED_WORDS = (60, 400)
+# The 467 passages written by hand for the bundled set reach .091 at most, and .02 once.
+LEAK_BOUND = 0.1
+# Shorter answers occur in any passage on the subject.
+LEAK_SHORTEST = 4
+
+CONCURRENCY = 8
+TIMEOUT = 120.0
+MAX_TOKENS = 2048
+# Seconds before a first retry, doubled each time up to the greatest: 6 retries outlast about a minute.
+RETRIES = 6
+BACKOFF = 1.0
+GREATEST_BACKOFF = 60.0
+# A longer Retry-After is a spent quota: better to stop and say so than to sleep.
+GREATEST_RETRY_AFTER = 600.0
+# So many failures one after the other mean that the endpoint, not a record, is at fault; each may cost money.
+GIVE_UP_AFTER = 20
+
+PASSAGE_SOURCE, LEAKS = "passage_source", "leaks"
+
+
+class RecordFailed(Exception):
+    """One record got no passages; the others may. The text is the reason."""
+
+
+class Malformed(Exception):
+    """The endpoint answered, but not with what was asked for; asking again may help. The text is the reason."""
+
+
+@dataclass(frozen=True)
+class Passages:
+    """What the model wrote for one record."""
+
+    textbook: str
+    outside: str
+    leak: float
+    """Share of the answer's 8-grams that the passages contain, 0 to 1."""
+
+    @property
+    def leaks(self) -> bool:
+        """Whether they give the answer away."""
+        return self.leak > LEAK_BOUND
+
+
+@dataclass
+class Usage:
+    """What a run asked for; tokens are those the replies report."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    replies: int = 0
+    without_usage: int = 0
+    retries: int = 0
+    asked_again: int = 0
+
+    def __str__(self) -> str:
+        unknown = f" ({self.without_usage} without a count)" if self.without_usage else ""
+        return (
+            f"{self.prompt_tokens:,} prompt + {self.completion_tokens:,} completion in {self.replies} replies{unknown}; "
+            f"{self.retries} retries, {self.asked_again} answers asked for again"
+        )
+
+
+@dataclass
+class Summary:
+    """Where the records of the input went, and what it cost."""
+
+    kept: int = 0
+    """Had passages already."""
+    reused: int = 0
+    """Were finished by an earlier run."""
+    written: int = 0
+    left: int = 0
+    """Not asked for, because of the limit."""
+    leaking: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    """Id -> reason."""
+    set_aside: Path | None = None
+    usage: Usage = field(default_factory=Usage)
+
+
+# --- what is asked --------------------------------------------------------------------------------------------------
+
+
+def result_key(record: Record, model: str) -> str:
+    """What a result belongs to: the texts the model sees, the model, the version of the prompt; 16 hex digits."""
+    seen = [record.subject, record.type, record.question, list(record.answer), record.analysis]
+    text = json.dumps([PROMPT_VERSION, model, *seen], ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def render_task(record: Record, note: str = "") -> list[Message]:
+    """The messages that ask for the passages of a record; `note` says what was wrong with the answer before."""
+    task = TASK.format(
+        subject=record.subject,
+        type=record.type,
+        question=record.question,
+        answer=join_answers(record.answer),
+        analysis=record.analysis,
+    )
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": task + note}]
+
+
+# `课本内容：` `**课本内容**：` `## 课本内容` `【课本内容】` `一、课本内容（教材）：`, at line starts.
+_HEAD = re.compile(
+    rf"^[ \t#*>]*(?:[一二12][、.．)）][ \t]*)?(?P<open>[【\[「])?(?P<name>{TEXTBOOK}|{OUTSIDE})"
+    r"(?(open)[】\]」][ \t*]*[：:；]?|[ \t*]*(?:[（(][^）)\n]{0,20}[）)])?[ \t*]*(?:[：:；]|$))[ \t*]*",
+    re.MULTILINE,
+)
+_THOUGHT = re.compile(r"^.*</think>", re.DOTALL)
+_FENCE = re.compile(r"^[ \t]*(?:```\w*|-{3,}|\*{3,})[ \t]*$", re.MULTILINE)
+
+
+def parse_passages(text: str) -> tuple[str, str]:
+    """Read 课本内容 and 课外内容 from an answer; text before the first head, thoughts and Markdown marks are passed over.
+
+    Raises:
+        Malformed: a part is missing, too short or too long, or could not stand in a record.
+    """
+    text = _FENCE.sub("", _THOUGHT.sub("", text))
+    heads = list(_HEAD.finditer(text))
+    parts: dict[str, str] = {}
+    for head, following in zip(heads, [*heads[1:], None], strict=True):
+        body = text[head.end() : following.start() if following else len(text)].strip().strip("*").strip()
+        parts.setdefault(head["name"], re.sub(r"\s*\n\s*", "\n", body))
+    low, high = ACCEPTED_WORDS
+    for name in (TEXTBOOK, OUTSIDE):
+        part = parts.get(name, "")
+        if not part:
+            raise Malformed(f"the answer has no {name}")
+        if not low <= (words := count_words(part)) <= high:
+            raise Malformed(f"{name} has {words} characters or words instead of 80 to 300")
+        if found := CHAT_MARKER.search(part) or HEADER.search(part):
+            raise Malformed(f"{name} contains {found.group().strip()!r}, which no record may")
+    return parts[TEXTBOOK], parts[OUTSIDE]
+
+
+def count_words(text: str) -> int:
+    """Length as word processors count Chinese: each Han character, and each run of other letters or digits, is one."""
+    return len(re.findall(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+", text))
+
+
+def answer_texts(record: Record) -> list[str]:
+    """What a passage must not contain: the keyed options' texts, each blank's filling, or the written answer as a whole.
+
+    Empty where nothing can be measured: shorter texts occur by chance, and key letters of several sub-questions name
+    options that belong to different ones.
+    """
+    if record.type in CHOICE_TYPES:
+        options = split_options(record.question) or {}
+        key = parse_key(record.answer[0]) if len(record.answer) == 1 else ""
+        texts = [options.get(letter, "") for letter in key]
+    elif record.type == "填空题":
+        texts = [piece for answer in record.answer for piece in re.split(r"[；;\n]", answer)]
+    else:
+        texts = ["\n".join(record.answer)]
+    return [text for text in texts if len(normalize(text)) >= LEAK_SHORTEST]
+
+
+def measure_leak(record: Record, *passages: str) -> float:
+    """How much of the answer the passages contain together, by `gaokao.checks.containment`: 0 to 1."""
+    return max((containment(text, passages) for text in answer_texts(record)), default=0.0)
+
+
+# --- the endpoint ---------------------------------------------------------------------------------------------------
+
+
+class Endpoint:
+    """A chat-completions endpoint with retries: one method, `complete`.
+
+    The retries are ours and not the client's, because they are counted and reported, share one pause when the endpoint
+    asks for it, and end the run at once where no retry can help.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        model: str,
+        api_key: str,
+        timeout: float,
+        max_tokens: int,
+        temperature: float | None,
+        retries: int,
+        backoff: float,
+    ) -> None:
+        try:
+            from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Omit
+        except ImportError:
+            raise UserError(
+                "the openai client is not installed, or too old; it is needed only here: pip install " + OPENAI_PIN
+            ) from None
+        # A redirect would carry the records to a host that nobody named; a placeholder key keeps the client from taking
+        # one from the environment that was meant for another endpoint.
+        self.client = AsyncOpenAI(
+            base_url=base_url,
+            api_key=api_key or "none",
+            max_retries=0,
+            # One bound for the whole answer stands in `complete`: the client's own counts anew with each byte received.
+            timeout=None,
+            http_client=DefaultAsyncHttpxClient(follow_redirects=False),
+        )
+        self.headers: dict[str, str | Omit] = {} if api_key else {"Authorization": Omit()}
+        if not (urlsplit(base_url).hostname or "").endswith("openai.com"):
+            # The client takes these from OPENAI_ORG_ID and OPENAI_PROJECT_ID and would tell them to anyone.
+            self.headers |= {"OpenAI-Organization": Omit(), "OpenAI-Project": Omit()}
+        self.place = base_url
+        self.model = model
+        self.api_key = api_key
+        self.timeout = timeout
+        self.max_tokens = max_tokens
+        self.temperature = temperature
+        self.retries = retries
+        self.backoff = backoff
+        self.usage = Usage()
+        self.answered = asyncio.Event()
+        """Set by the first chat completion: until then every trouble is that of the whole run."""
+        self._tokens_parameter = "max_tokens"
+        self._paused_until = 0.0
+
+    async def complete(self, messages: list[Message]) -> str:
+        """The text of one answer.
+
+        Raises:
+            UserError: the run must stop, for the reason in the text.
+            RecordFailed: this request was refused, or failed after all retries.
+            Malformed: the reply holds no text, or only the beginning of one.
+        """
+        import openai
+
+        retry = 0
+        while True:
+            await self._pause()
+            parameter = self._tokens_parameter
+            delay: float | None = None
+            try:
+                async with asyncio.timeout(self.timeout):
+                    return self._text_of(await self._send(messages, parameter))
+            except TimeoutError:
+                fault = f"no answer within {self.timeout:g} s (--timeout)"
+            except openai.APIStatusError as error:
+                fault = f"HTTP {error.status_code}: {self._shown(_message_of(error))}"
+                if error.status_code == 400 and "max_completion_tokens" in fault and parameter == "max_tokens":
+                    self._tokens_parameter = "max_completion_tokens"
+                    continue
+                self._check_status(error, fault)
+                delay = retry_after(error.response.headers)
+            except openai.APIConnectionError as error:
+                fault = self._shown(f"{error.message} {error.__cause__ or ''}")
+                if not self.answered.is_set():
+                    raise UserError(
+                        f"{self.place}: cannot be reached ({fault}); is the server running, and --base-url right?"
+                    ) from None
+            if retry == self.retries:
+                if not self.answered.is_set():
+                    raise UserError(f"{self.place}: {fault}, {retry} retries in vain; try again later") from None
+                raise RecordFailed(f"{fault}, {retry} retries in vain")
+            await self._back_off(retry, delay, fault)
+            retry += 1
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.client.close()
+
+    async def _send(self, messages: list[Message], tokens_parameter: str) -> str:
+        options: dict[str, Any] = {tokens_parameter: self.max_tokens}
+        if self.temperature is not None:
+            options["temperature"] = self.temperature
+        # The raw body, because the client builds its objects without checking them: any JSON would pass for a reply.
+        reply = await self.client.chat.completions.with_raw_response.create(
+            model=self.model,
+            messages=[dict(message) for message in messages],  # type: ignore[misc]
+            extra_headers=self.headers,
+            **options,
+        )
+        return reply.http_response.text
+
+    def _text_of(self, body: str) -> str:
+        try:
+            reply = json.loads(body)
+            choice = reply["choices"][0]
+            text = choice["message"]["content"]
+        except (ValueError, LookupError, TypeError):
+            raise Malformed(f"the reply is not a chat completion: {self._shown(body) or 'empty'}") from None
+        self.answered.set()
+        self._count(reply.get("usage"))
+        if choice.get("finish_reason") == "length":
+            raise Malformed(f"the answer was cut off; raise --max-tokens {self.max_tokens}")
+        if not isinstance(text, str) or not text.strip():
+            raise Malformed(f"the answer holds no text (finish_reason {self._shown(str(choice.get('finish_reason')))})")
+        return text
+
+    def _count(self, usage: Any) -> None:
+        self.usage.replies += 1
+        counts = usage if isinstance(usage, dict) else {}
+        prompt, completion = counts.get("prompt_tokens"), counts.get("completion_tokens")
+        if isinstance(prompt, int) and isinstance(completion, int):
+            self.usage.prompt_tokens += prompt
+            self.usage.completion_tokens += completion
+        else:
+            self.usage.without_usage += 1
+
+    def _check_status(self, error: "openai.APIStatusError", fault: str) -> None:
+        """Raise where trying the same request again is of no use: for the run, or for one record."""
+        status, early = error.status_code, not self.answered.is_set()
+        # Later on, 403 and 404 are also said of single requests: by moderation, or by a router without a host for them.
+        if status == 401 or (status == 403 and early):
+            key = (
+                "the key in the variable of --api-key-env"
+                if self.api_key
+                else "a request without a key (--api-key-env)"
+            )
+            raise UserError(f"{self.place}: refuses {key} ({fault}); set a valid one") from None
+        if status == 404 and early:
+            raise UserError(
+                f"{self.place}: does not know --model {self.model}, or is not the address of the API ({fault}); "
+                "--base-url usually ends in /v1"
+            ) from None
+        if status == 402 or error.code == "insufficient_quota":
+            raise UserError(f"{self.place}: the account has no credit left ({fault})") from None
+        if 300 <= status < 400:
+            target = self._shown(error.response.headers.get("location", "elsewhere"))
+            raise UserError(f"{self.place}: redirects to {target}, which is not followed; correct --base-url") from None
+        if status not in (408, 409, 425, 429) and status < 500:
+            raise RecordFailed(fault) from None
+
+    async def _pause(self) -> None:
+        """Wait as long as the endpoint has asked all of us to."""
+        clock = asyncio.get_running_loop().time
+        while (rest := self._paused_until - clock()) > 0:
+            # Spread out, so that not all waiting requests come back in the same moment.
+            await asyncio.sleep(rest + random.uniform(0, self.backoff))
+
+    async def _back_off(self, retry: int, asked: float | None, fault: str) -> None:
+        self.usage.retries += 1
+        if not asked:
+            await asyncio.sleep(min(self.backoff * 2**retry, GREATEST_BACKOFF) * random.uniform(0.5, 1.0))
+            return
+        if asked > GREATEST_RETRY_AFTER:
+            raise UserError(f"{self.place}: asks to wait {asked:.0f} s ({fault}); run the same command again then")
+        self._paused_until = max(self._paused_until, asyncio.get_running_loop().time() + asked)
+
+    def _shown(self, text: str, limit: int = 200) -> str:
+        """A text of the server as it may be printed: one line, short, without the key, without control characters."""
+        if self.api_key:
+            text = text.replace(self.api_key, "***")
+        text = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+        return text if len(text) <= limit else text[:limit] + "…"
+
+
+def _message_of(error: "openai.APIStatusError") -> str:
+    body = error.body
+    if isinstance(body, dict) and isinstance(body.get("message"), str):
+        return str(body["message"])
+    return error.response.text
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a reply asks to wait (`Retry-After` as seconds or date, `retry-after-ms`); `None` where it does not."""
+    with suppress(KeyError, ValueError):
+        return _seconds(float(headers["retry-after-ms"]) / 1000)
+    with suppress(KeyError, ValueError):
+        return _seconds(float(headers["retry-after"]))
+    with suppress(KeyError, ValueError):
+        return _seconds(email.utils.parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time())
+    return None
+
+
+def _seconds(value: float) -> float | None:
+    return None if math.isnan(value) else max(0.0, value)
+
+
+async def write_one(endpoint: Endpoint, record: Record) -> Passages:
+    """Ask for the passages of one record, again where an answer is malformed or gives the answer away.
+
+    Raises:
+        UserError: the run must stop.
+        RecordFailed: no answer could be used.
+    """
+    best: Passages | None = None
+    note = reason = ""
+    for ask in range(ASKS):
+        endpoint.usage.asked_again += ask > 0
+        try:
+            textbook, outside = parse_passages(await endpoint.complete(render_task(record, note)))
+        except Malformed as fault:
+            note, reason = MALFORMED_NOTE, str(fault)
+            continue
+        except RecordFailed:
+            # A leaking answer that is paid for is worth more than none.
+            if best:
+                break
+            raise
+        passages = Passages(textbook, outside, round(measure_leak(record, textbook, outside), 4))
+        best = min(best or passages, passages, key=lambda one: one.leak)
+        if not best.leaks:
+            return best
+        note = LEAK_NOTE
+    if best:
+        return best
+    if not endpoint.answered.is_set():
+        raise UserError(f"{endpoint.place}: {reason}; --base-url usually ends in /v1")
+    raise RecordFailed(f"{reason} ({ASKS} answers)")
+
+
+async def write_all(
+    endpoint: Endpoint,
+    pending: Mapping[str, Record],
+    keep: Callable[[str, Passages], None],
+    *,
+    concurrency: int,
+    give_up_after: int,
+) -> dict[str, str]:
+    """Ask for the passages of all `pending` records and hand each result to `keep` as it comes.
+
+    Args:
+        endpoint: whom to ask.
+        pending: result key -> record.
+        keep: called with key and passages; what it has taken is safe.
+        concurrency: greatest number of requests at a time. The first record is asked for alone, so that a wrong key or
+            model costs one request.
+        give_up_after: so many records failing one after the other stop the run.
+
+    Returns:
+        Key -> reason, for the records that failed.
+
+    Raises:
+        UserError: the run had to stop.
+    """
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    failed: dict[str, str] = {}
+    in_a_row = 0
+    queue = iter(pending.items())
+
+    async def work(first: bool) -> None:
+        nonlocal in_a_row
+        if not first:
+            await endpoint.answered.wait()
+        for key, record in queue:
+            try:
+                passages = await write_one(endpoint, record)
+            except RecordFailed as reason:
+                failed[key] = str(reason)
+                in_a_row += 1
+                if in_a_row >= give_up_after:
+                    raise UserError(
+                        f"{endpoint.place}: {in_a_row} records failed one after the other, the last with: {reason}"
+                    ) from None
+            else:
+                in_a_row = 0
+                keep(key, passages)
+            bar.set_postfix_str(f"{len(failed)} failed" if failed else "", refresh=False)
+            bar.update()
+        # Where every record was refused, nothing has opened the way for the others; nothing is left for them either.
+        endpoint.answered.set()
+
+    with tqdm(total=len(pending), desc="passages", unit="record") as bar:
+        tasks = [asyncio.create_task(work(number == 0)) for number in range(min(concurrency, len(pending)))]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await endpoint.close()
+    return failed
+
+
+# --- what is kept ---------------------------------------------------------------------------------------------------
+
+
+class Journal:
+    """The partial file: results as they come, one line each, on the disk before the next request is paid for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.results: dict[str, Passages] = {}
+        try:
+            self._file = path.open("a+b")
+            self._read()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written to ({error.strerror}); choose another --out") from None
+
+    def _read(self) -> None:
+        self._file.seek(0)
+        content = self._file.read()
+        # A killed run may leave a torn last line: it is cut off, or the next line would be glued to it.
+        whole = content.rfind(b"\n") + 1
+        self._file.truncate(whole)
+        for line in content[:whole].splitlines():
+            with suppress(ValueError, LookupError, TypeError, AttributeError):
+                row = json.loads(line)
+                self.results[row["key"]] = Passages(str(row[TEXTBOOK]), str(row[OUTSIDE]), float(row["leak"]))
+
+    def keep(self, key: str, passages: Passages) -> None:
+        """Add one result.
+
+        Raises:
+            UserError: it cannot be written (disk full).
+        """
+        row = {"key": key, TEXTBOOK: passages.textbook, OUTSIDE: passages.outside, "leak": passages.leak}
+        try:
+            self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written to ({error.strerror}); make room") from None
+        self.results[key] = passages
+
+    def discard(self) -> None:
+        """Forget all results, which stand in OUT now; the file goes when the journal is closed."""
+        self.results.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+        if not self.results:
+            self.path.unlink(missing_ok=True)
+
+
+def load_items(path: Path) -> list[Record]:
+    """The records of the input; unlike for training, they need not have the key 课本内容 yet.
+
+    Raises:
+        UserError: the file cannot be read, or holds faulty records: all of them, each with place and remedy.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: there is no such data file")
+    records: dict[str, Record] = {}
+    faults: list[str] = []
+    for position, raw in enumerate(read_raw(path)):
+        if isinstance(raw.value, dict):
+            raw = Raw(raw.where, {TEXTBOOK: "", **raw.value})
+        record, found = parse_record(raw, position, "train")
+        faults += found
+        if record and record.id in records:
+            faults.append(f"{raw.where} (id {record.id}): the id is also that of another record; give it another")
+        elif record:
+            records[record.id] = record
+    if faults:
+        raise UserError(faults_text(f"{path}: {len(faults)} fault(s) in the records:", faults))
+    if not records:
+        raise UserError(f"{path}: holds no records; a data file is a JSON list or JSON Lines of records")
+    return list(records.values())
+
+
+def read_out(out: Path) -> list[Any]:
+    """The rows an earlier run left in OUT, `None` for a damaged line; no rows where it is not there.
+
+    Raises:
+        UserError: it is there, but is not a data file.
+    """
+    if not out.exists():
+        return []
+    try:
+        return [raw.value for raw in read_raw(out)]
+    except UserError as error:
+        raise UserError(f"--out {out}: is there and is not a data file; name another file ({error})") from None
+
+
+def _finished(rows: list[Any]) -> Iterator[tuple[str, Passages]]:
+    for row in rows:
+        with suppress(LookupError, TypeError, ValueError):
+            source = row[PASSAGE_SOURCE]
+            if row[TEXTBOOK] and row[OUTSIDE]:
+                yield str(source["key"]), Passages(str(row[TEXTBOOK]), str(row[OUTSIDE]), float(source["leak"]))
+
+
+def with_passages(record: Record, passages: Passages, key: str, model: str) -> Record:
+    """The record with its new passages and where they come from; marks of earlier passages are replaced."""
+    extra = {name: value for name, value in record.extra.items() if name not in (PASSAGE_SOURCE, LEAKS)}
+    extra[PASSAGE_SOURCE] = {"mode": "model", "model": model, "leak": round(passages.leak, 4), "key": key}
+    if passages.leaks:
+        extra[LEAKS] = True
+    return replace(record, textbook=passages.textbook, outside=passages.outside, extra=extra)
+
+
+def _write_out(out: Path, records: list[Record], before: list[Any]) -> Path | None:
+    """Write OUT, whole or not at all; set the earlier one aside if it holds passages that the new one does not."""
+    rows = [record.to_dict() for record in records]
+    carried = {(row[TEXTBOOK], row[OUTSIDE]) for row in rows}
+    aside = None
+    if not all(isinstance(row, dict) and (row.get(TEXTBOOK), row.get(OUTSIDE)) in carried for row in before):
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        aside = out.with_name(f"{out.stem}-{stamp}{out.suffix}")
+        os.replace(out, aside)
+    if out.suffix == ".jsonl":
+        write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    else:
+        write_json(out, rows)
+    # The partial file goes next: what was paid for must be on the disk before.
+    with out.open("rb") as file:
+        os.fsync(file.fileno())
+    return aside
+
+
+# --- the run --------------------------------------------------------------------------------------------------------
+
+
+def write_passages(
+    source: Path,
+    out: Path,
+    *,
+    base_url: str,
+    model: str,
+    api_key: str = "",
+    concurrency: int = CONCURRENCY,
+    timeout: float = TIMEOUT,
+    max_tokens: int = MAX_TOKENS,
+    temperature: float | None = None,
+    limit: int | None = None,
+    overwrite: bool = False,
+    retries: int = RETRIES,
+    backoff: float = BACKOFF,
+    give_up_after: int = GIVE_UP_AFTER,
+) -> Summary:
+    """Write the passages that the records of `source` lack, and all finished records to `out`.
+
+    Args:
+        source: data file with question, answer and 解析.
+        out: data file to write, with `out`.partial.jsonl beside it while the run lasts.
+        base_url: address of the API, as a rule ending in /v1.
+        model: name of the model at the endpoint.
+        api_key: sent to the endpoint and nowhere else; empty for none.
+        concurrency: greatest number of requests at a time.
+        timeout: seconds for one answer, from the first byte sent to the last received.
+        max_tokens: greatest length of one answer, thoughts included.
+        temperature: of sampling; `None` leaves it to the endpoint.
+        limit: greatest number of records to ask for now; `None` for all.
+        overwrite: ask for records that already have passages, too.
+        retries: after 408, 409, 429, 5xx, timeouts and broken connections, per answer.
+        backoff: seconds before the first retry, doubled each time; less a random share of up to half.
+        give_up_after: so many records failing one after the other stop the run.
+
+    Raises:
+        UserError: bad input, or the run had to stop; the text says what is kept.
+        Interrupted: Ctrl-C; the same.
+    """
+    records = load_items(source)
+    if out.exists() and out.samefile(source):
+        raise UserError(f"--out {out}: is the input file; name another one")
+    before = read_out(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out.parent}: cannot be made ({error.strerror}); choose another --out") from None
+
+    summary = Summary()
+    with Journal(out.with_name(out.name + ".partial.jsonl")) as journal:
+        done = {**dict(_finished(before)), **journal.results}
+        wanted = {record.id: result_key(record, model) for record in records if overwrite or not _has_passage(record)}
+        # Two records with the same texts are one request.
+        pending: dict[str, Record] = {}
+        for record in records:
+            key = wanted.get(record.id)
+            if key is not None and key not in done:
+                pending.setdefault(key, record)
+        asked = dict(list(pending.items())[:limit])
+        failed: dict[str, str] = {}
+        if asked:
+            endpoint = Endpoint(
+                base_url=base_url,
+                model=model,
+                api_key=api_key,
+                timeout=timeout,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                retries=retries,
+                backoff=backoff,
+            )
+            summary.usage = endpoint.usage
+            try:
+                failed = asyncio.run(
+                    write_all(endpoint, asked, journal.keep, concurrency=concurrency, give_up_after=give_up_after)
+                )
+            except KeyboardInterrupt:
+                raise Interrupted(_how_to_go_on(journal, endpoint.usage)) from None
+            except UserError as error:
+                raise UserError(f"{error}\n{_how_to_go_on(journal, endpoint.usage)}") from None
+
+        finished: list[Record] = []
+        for record in records:
+            key = wanted.get(record.id)
+            if key is None:
+                summary.kept += 1
+                finished.append(record)
+            elif passages := done.get(key) or journal.results.get(key):
+                summary.reused += key in done
+                summary.written += key not in done
+                finished.append(with_passages(record, passages, key, model))
+                if passages.leaks:
+                    summary.leaking.append(record.id)
+            elif key in failed:
+                summary.failed[record.id] = failed[key]
+            else:
+                summary.left += 1
+        if finished:
+            summary.set_aside = _write_out(out, finished, before)
+            # All of it stands in OUT now; results of another model or of changed records stay.
+            if set(journal.results) <= set(wanted.values()):
+                journal.discard()
+    return summary
+
+
+def _has_passage(record: Record) -> bool:
+    return bool(record.textbook or record.outside)
+
+
+def _how_to_go_on(journal: Journal, usage: Usage) -> str:
+    kept = (
+        f"{len(journal.results)} finished records are kept in {journal.path}" if journal.results else "nothing is lost"
+    )
+    return f"{kept}; the same command goes on with the others\ntokens    {usage}"
+
+
+def report(summary: Summary, out: Path) -> str:
+    """What a run did, and what it cost."""
+    lines = [
+        f"passages  {summary.written} written, {summary.reused} from an earlier run, {summary.kept} had some already, "
+        f"{len(summary.failed)} failed" + (f", {summary.left} left by --limit" if summary.left else ""),
+        f"tokens    {summary.usage}",
+    ]
+    if summary.leaking:
+        lines.append(
+            f'leaks     {len(summary.leaking)} give the answer away, marked "{LEAKS}": {_some(summary.leaking)}'
+        )
+    if summary.set_aside:
+        lines.append(f"aside     the earlier {out.name} held other passages; it is now {summary.set_aside}")
+    if summary.written + summary.reused + summary.kept:
+        lines.append(f"written   {out}")
+    return "\n".join(lines)
+
+
+def _some(ids: list[str]) -> str:
+    return " ".join(ids[:5]) + (" …" if len(ids) > 5 else "")
+
+
+# --- the command line -----------------------------------------------------------------------------------------------
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m gaokao_data.write_passages", description=(__doc__ or "").split("\n")[0]
+    )
+    add: Callable[..., Any] = parser.add_argument
+    add("source", metavar="IN", type=Path, help="data file whose records have question, answer and 解析")
+    add("--out", metavar="OUT", type=Path, required=True, help="data file to write; results so far: OUT.partial.jsonl")
+    add("--base-url", metavar="URL", required=True, help="address of the API, such as http://127.0.0.1:8000/v1")
+    add("--model", metavar="NAME", required=True, help="name of the model at the endpoint")
+    add("--api-key-env", metavar="NAME", help="environment variable that holds the key; default: OPENAI_API_KEY if set")
+    add("--concurrency", metavar="N", type=int, default=CONCURRENCY, help="requests at a time; default: %(default)s")
+    add("--timeout", metavar="S", type=float, default=TIMEOUT, help="seconds for one answer; default: %(default)s")
+    add("--max-tokens", metavar="N", type=int, default=MAX_TOKENS, help="length of one answer; default: %(default)s")
+    add("--temperature", metavar="T", type=float, help="0 to 2; default: the endpoint's own")
+    add("--limit", metavar="N", type=int, help="ask for at most that many records now; a later run goes on")
+    add("--overwrite", action="store_true", help="ask for records that already have passages, too")
+    chosen = parser.parse_args(arguments)
+    for name in ("concurrency", "max_tokens", "limit"):
+        value = getattr(chosen, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')} {value}: must be 1 or more")
+    if not 0 < chosen.timeout < math.inf:
+        parser.error(f"--timeout {chosen.timeout}: must be above 0")
+    if chosen.temperature is not None and not 0 <= chosen.temperature <= 2:
+        parser.error(f"--temperature {chosen.temperature}: must be from 0 to 2")
+    return chosen
+
+
+def check_url(url: str) -> str:
+    """The address of the API without a slash at its end.
+
+    Raises:
+        UserError: it is not one, or holds a key, which would end up in messages.
+    """
+    if "@" in url or "?" in url:
+        raise UserError("--base-url: must hold no user, password or ?query; give the key with --api-key-env")
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound:
+        raise UserError(f"--base-url {url}: is not an address; write it like http://127.0.0.1:8000/v1")
+    if parts.path.rstrip("/").endswith("/completions"):
+        raise UserError(f"--base-url {url}: leave out /chat/completions, the client adds it")
+    return url.rstrip("/")
+
+
+def read_key(variable: str | None) -> str:
+    """The key from the environment; empty where none is set and no variable was named. Its value is in no message.
+
+    Raises:
+        UserError: the named variable is not set, or what it holds cannot be a key.
+    """
+    key = os.environ.get(variable or "OPENAI_API_KEY", "").strip()
+    # Whoever gives the key itself instead of a name must not see it printed: the name is not repeated either.
+    if variable is not None and not key:
+        raise UserError(
+            "--api-key-env: no environment variable of this name is set; it takes the NAME of one that holds the key"
+        )
+    if not all("!" <= letter <= "~" for letter in key):
+        raise UserError(
+            "the environment variable with the key holds spaces or other characters no key has; set it again"
+        )
+    return key
+
+
+def main(arguments: list[str]) -> None:
+    """Ask, write, report."""
+    chosen = parse_arguments(arguments)
+    summary = write_passages(
+        chosen.source,
+        chosen.out,
+        base_url=check_url(chosen.base_url),
+        model=chosen.model,
+        api_key=read_key(chosen.api_key_env),
+        concurrency=chosen.concurrency,
+        timeout=chosen.timeout,
+        max_tokens=chosen.max_tokens,
+        temperature=chosen.temperature,
+        limit=chosen.limit,
+        overwrite=chosen.overwrite,
+    )
+    print(report(summary, chosen.out))
+    if summary.failed:
+        faults = [f"{identity}: {reason}" for identity, reason in summary.failed.items()]
+        print(
+            faults_text(f"{len(faults)} record(s) failed; the same command asks for them again:", faults),
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,1171 @@
+"""Each check catches what it is for, near misses included, and leaves good questions alone."""
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import pytest
+
+from gaokao.checks import (
+    CHECKS,
+    Item,
+    Outcome,
+    Pair,
+    Result,
+    check_copied,
+    check_key,
+    check_key_agrees,
+    check_key_bias,
+    check_language,
+    check_latex,
+    check_leak,
+    check_material,
+    check_near_duplicates,
+    check_options,
+    check_picture,
+    check_quotes,
+    check_repetition,
+    check_sections,
+    check_truncated,
+    check_verdicts,
+    containment,
+    key_bias,
+    longest_common_substring,
+    near_duplicates,
+    near_duplicates_across,
+    normalize,
+    parse_key,
+    run_checks,
+    split_options,
+    usable,
+)
+from gaokao.prompts import parse
+from gaokao.records import Record
+
+OPTIONS = "A．生态系统的能量可以循环利用\nB．分解者只能是细菌\nC．食物链通常从生产者开始\nD．消费者不参与物质循环"
+STEM = "下列关于生态系统的叙述，正确的是（　　）"
+ANALYSIS = "能量单向流动，A错误；分解者还有真菌，B错误；食物链从生产者开始，C正确；消费者参与物质循环，D错误。故选C。"
+
+GOOD = Item(f"{STEM}\n{OPTIONS}", ("C",), ANALYSIS, "生物", "单选题")
+WRONG = replace(
+    GOOD,
+    question=f"下列关于生态系统的叙述，错误的是（　　）\n{OPTIONS}",
+    analysis="A、B、D三项的说法均正确；C项说法错误。故选C。",
+)
+MULTIPLE = replace(
+    GOOD,
+    question="关于匀速圆周运动，下列说法正确的是（　　）\nA. 线速度不变\nB. 角速度不变\nC. 周期不变\nD. 加速度不变",
+    answer=("BC",),
+    analysis="线速度和加速度的方向改变，故AD错误；角速度和周期不变，故BC正确。故选BC。",
+    subject="物理",
+    type="多选题",
+)
+OPEN = Item("简述光合作用的两个阶段及其联系。", ("光反应为暗反应提供ATP和NADPH。",), "见课堂笔记。", "生物", "主观题")
+SUBQUESTIONS = replace(
+    GOOD,
+    question="完成1、2题。\n1．因子是\nA．水 B．热 C．光 D．土\n2．影响是\nA．水 B．热 C．光 D．土",
+    answer=("A", "D"),
+    analysis="1．水是限制因子，故选A。\n2．土壤变薄，故选D。",
+    subject="地理",
+)
+
+
+def caught(result: Result) -> None:
+    assert result.outcome is Outcome.FAIL, result
+    assert result.evidence
+
+
+def passed(result: Result) -> None:
+    assert result.outcome is Outcome.PASS, result
+
+
+def skipped(result: Result) -> None:
+    assert result.outcome is Outcome.NOT_APPLICABLE, result
+
+
+# --- sections -------------------------------------------------------------------------------------------------------
+
+BROKEN_TEXTS = [
+    "",
+    "   \n\n",
+    "好的，下面是一道高考题。",
+    "题干：下列正确的是",
+    "参考答案：A",
+    "解析：故选A。",
+    "题干：下列正确的是\n参考答案：A",
+    "题干：下列正确的是\n解析：故选A。",
+    "参考答案：A\n解析：故选A。",
+    "题干：\n参考答案：A\n解析：故选A。",
+    "题干：下列正确的是\n参考答案：\n解析：故选A。",
+    "题干：下列正确的是\n参考答案：A\n解析：",
+    "题干：下列正确的是\n参考答案：A\n解析：   \n",
+    "参考答案：A\n题干：下列正确的是\n解析：故选A。",
+    "题干：下列正确的是\n解析：故选A。\n参考答案：A",
+    "解析：故选A。\n参考答案：A\n题干：下列正确的是",
+    "题干：一\n题干：二\n参考答案：A\n解析：故选A。",
+    "题干：一\n参考答案：A\n解析：故选A。\n解析：再说一遍。",
+    "题干：一\n参考答案：A\n参考答案：B\n解析：故选A。",
+    "题干：一\n参考答案：A\n解析：故选A。\n题干：二\n参考答案：B\n解析：故选B。",
+    "题目：下列正确的是\n参考答案：A\n解析：故选A。",
+    "题干：下列正确的是\n答案：A\n解析：故选A。",
+    "题干 下列正确的是\n参考答案：A\n解析：故选A。",
+    "题干：下列正确的是 参考答案：A 解析：故选A。",
+]
+
+
+@pytest.mark.parametrize("text", BROKEN_TEXTS)
+def test_texts_without_the_three_sections_are_caught(text: str) -> None:
+    prompt = Record("1", "生物", "单选题", "课文")
+    item = Item.from_question(prompt, parse(text), "stop")
+    caught(check_sections(item))
+    assert not usable(run_checks(item))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "题干：下列正确的是\n参考答案：A\n解析：故选A。",
+        "题干:下列正确的是\n参考答案:A\n解析:故选A。",
+        "题干；一\n参考答案；（1）A\n（2）B\n解析；故选。",
+        "**题干：**一\n\n**参考答案：**A\n\n**解析：**故选A。",
+    ],
+)
+def test_whole_texts_pass_the_section_check(text: str) -> None:
+    passed(check_sections(Item.from_question(Record("1", "生物", "单选题", "课文"), parse(text))))
+
+
+def test_a_record_without_analysis_lacks_a_section() -> None:
+    result = check_sections(Item.from_record(Record("1", "生物", "单选题", "课文", "", "题", ("A",), "")))
+    caught(result)
+    assert "解析" in result.evidence
+
+
+# --- options --------------------------------------------------------------------------------------------------------
+
+BROKEN_OPTIONS = [
+    "下列正确的是（　　）",
+    "下列正确的是（　　）\nA．甲\nB．乙\nC．丙",
+    "下列正确的是（　　）\nB．甲\nC．乙\nD．丙",
+    "下列正确的是（　　）\nA．甲\nB．乙\nD．丁",
+    "下列正确的是（　　）\nA．甲\nC．丙\nB．乙\nD．丁",
+    "下列正确的是（　　）\nA．甲\nB．乙\nC．丙\nD．",
+    "下列正确的是（　　）\nA．\nB．\nC．\nD．",
+    "下列正确的是（　　）\nA．甲\nB．　\nC．丙\nD．丁",
+    "下列正确的是（　　）\nA．甲\nB．乙\nC．甲\nD．丁",
+    "下列正确的是（　　）\nA．甲\nB．乙\nC．丙\nD．丙。",
+    "下列正确的是（　　）\nA．①②\nB．② ③\nC．②③\nD．③④",
+    "下列正确的是（　　）\nA．ＡＴＰ\nB．ATP\nC．ADP\nD．AMP",
+    "下列正确的是（　　）\nA．甲\nB．乙\nC．丙\nD．丁\nE．戊",
+    "下列正确的是（　　）\n①甲\n②乙\n③丙\n④丁",
+    "下列正确的是（　　）\na. 甲\nb. 乙\nc. 丙\nd. 丁",
+    "下列正确的是（　　）\n1. 甲\n2. 乙\n3. 丙\n4. 丁",
+    "下列正确的是（　　）\n甲．水\n乙．火\n丙．土\n丁．木",
+    "下列正确的是（　　）\nA 甲\nB 乙\nC 丙\nD 丁",
+    "下列正确的是（　　）\nA．甲\nB．乙\nC．丙\nC．丁",
+    "下列正确的是（　　）\nD．丁\nC．丙\nB．乙\nA．甲",
+    "物体经过A、B、C、D四点，下列正确的是（　　）",
+    "下列正确的是（　　）\nA．甲\nB．乙\nC．丙\nD．丁\nA．戊",
+    "The word is ABCD. Which one?",
+]
+
+
+@pytest.mark.parametrize("question", BROKEN_OPTIONS)
+def test_choice_questions_without_four_distinct_options_are_caught(question: str) -> None:
+    caught(check_options(replace(GOOD, question=question)))
+    caught(check_options(replace(MULTIPLE, question=question)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        OPTIONS,
+        "A. 一 B. 二 C. 三 D. 四",
+        "A．①② B．②③ C．③④ D．①④",
+        "A、一\nB、二\nC、三\nD、四",
+        "A:一\nB:二\nC:三\nD:四",
+        "A：一\nB：二\nC：三\nD：四",
+        "A）一\nB）二\nC）三\nD）四",
+        "（A）一（B）二（C）三（D）四",
+        "(A) 一\n(B) 二\n(C) 三\n(D) 四",
+        "Ａ．一\nＢ．二\nＣ．三\nＤ．四",
+        "𝐀. 一\n𝐁. 二\n𝐂. 三\n𝐃. 四",
+        "A. $-1$\nB. $1$\nC. $(0,2)$\nD. $[0,2]$",
+        "A．一B．二C．三D．四",
+        "A．B和C两点\nB．A、B两点\nC．C点\nD．A、B、C三点",
+        "A．大肠杆菌\nB．酵母\nC．病毒\nD．蓝细菌和 E. coli",
+        "A．①→③→②B．①→②→③C．②→①→③D．③→②→①",
+    ],
+)
+def test_four_options_in_any_usual_layout_pass(options: str) -> None:
+    item = replace(GOOD, question=f"{STEM}\n{options}")
+    passed(check_options(item))
+    found = split_options(item.question)
+    assert found is not None and list(found) == list("ABCD")
+
+
+def test_options_are_not_asked_of_open_questions_and_of_sub_questions() -> None:
+    skipped(check_options(OPEN))
+    skipped(check_options(SUBQUESTIONS))
+    skipped(check_options(replace(GOOD, question="")))
+
+
+def test_option_texts_are_given_as_written() -> None:
+    question = "A、B两点的电势（　　）\nＡ．相等 B． 不 等　C．为$x^{2}$\nD．无法判断"
+    assert split_options(question) == {"A": "相等", "B": "不 等", "C": "为$x^{2}$", "D": "无法判断"}
+
+
+def test_of_several_option_runs_the_last_counts() -> None:
+    assert split_options("A．1 B．2 C．3 D．4\n第二题\nA．5 B．6 C．7 D．8") == dict(zip("ABCD", "5678", strict=True))
+
+
+def test_options_beyond_d_are_read() -> None:
+    question = "\n".join(f"{letter}. text {letter.lower()}" for letter in "ABCDEFG")
+    found = split_options(question)
+    assert found is not None and "".join(found) == "ABCDEFG"
+
+
+# --- key ------------------------------------------------------------------------------------------------------------
+
+BROKEN_KEYS = [
+    ("单选题", "AB"),
+    ("单选题", "A、C"),
+    ("单选题", "ABCD"),
+    ("单选题", "E"),
+    ("单选题", "Ｆ"),
+    ("单选题", "甲"),
+    ("单选题", "正确"),
+    ("单选题", "①"),
+    ("单选题", "C．食物链通常从生产者开始"),
+    ("单选题", "故选C"),
+    ("单选题", "c"),
+    ("单选题", "3"),
+    ("单选题", "AA"),
+    ("单选题", "A或B"),
+    ("单选题", "无"),
+    ("多选题", "B"),
+    ("多选题", "D。"),
+    ("多选题", "ABCDE"),
+    ("多选题", "AE"),
+    ("多选题", "BB"),
+    ("多选题", "B和C"),
+    ("多选题", "全部"),
+    ("多选题", "A,C,C"),
+    ("多选题", "①③"),
+]
+
+
+@pytest.mark.parametrize(("kind", "key"), BROKEN_KEYS)
+def test_keys_that_cannot_be_marked_are_caught(kind: str, key: str) -> None:
+    caught(check_key(replace(GOOD if kind == "单选题" else MULTIPLE, answer=(key,))))
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [("单选题", "A"), ("单选题", "Ｄ"), ("单选题", "B。"), ("单选题", " C\n"), ("多选题", "AB"), ("多选题", "A、C、D")]
+    + [("多选题", "ＡＢＣＤ"), ("多选题", "A,B")],
+)
+def test_letters_among_the_options_are_a_key(kind: str, key: str) -> None:
+    passed(check_key(replace(GOOD if kind == "单选题" else MULTIPLE, answer=(key,))))
+
+
+def test_keys_are_not_asked_of_open_questions_and_sub_questions() -> None:
+    skipped(check_key(OPEN))
+    skipped(check_key(SUBQUESTIONS))
+    skipped(check_key(replace(SUBQUESTIONS, answer=("G", "A", "E"))))
+
+
+def test_key_letters_are_read_through_punctuation() -> None:
+    assert parse_key("Ａ、 C。") == "AC"
+    assert parse_key("A. 甲") == ""
+    assert parse_key("") == ""
+
+
+# --- the key agrees with the 解析 -----------------------------------------------------------------------------------
+
+DISAGREEING = [  # all for the key C
+    "故选D。",
+    "故选：A。",
+    "故选 B",
+    "故选：$\\mathrm{B}$。",
+    "故选: $A$.",
+    "因此，答案为D。",
+    "所以正确答案是 A。",
+    "答案：B",
+    "【答案】略。本题应选A。",
+    "故答案选D。",
+    "故本题选A。",
+    "故本题答案为B。",
+    "综上，选D。",
+    "故选Ｄ。",
+    "故选CD。",
+    "故选A、C。",
+    "故选C。经检验，应选B。",
+    "因为能量单向流动，所以选A。",
+    "由此可知选 D.",
+    "正确选项为B。",
+    "故\n选：A。",
+    "故此题选D项。",
+    "故应选 B．",
+    "因此本题的正确答案为 A，其余各项均不符合题意。",
+]
+
+
+@pytest.mark.parametrize("analysis", DISAGREEING)
+def test_an_analysis_that_concludes_another_letter_is_caught(analysis: str) -> None:
+    item = replace(GOOD, analysis=analysis)
+    caught(check_key_agrees(item))
+    assert not usable(run_checks(item))
+
+
+@pytest.mark.parametrize(
+    "analysis",
+    [
+        "故选C。",
+        "故选: $\\mathrm{C}$ 。",
+        "答案为 C．",
+        "故选A？不对，A与题意不符。故选C。",
+        "应选Ｃ",
+        "综上所述，本题选C。",
+    ],
+)
+def test_an_analysis_that_concludes_the_key_agrees(analysis: str) -> None:
+    passed(check_key_agrees(replace(GOOD, analysis=analysis)))
+
+
+@pytest.mark.parametrize(
+    "analysis", ["食物链从生产者开始。", "A错误，C正确。", "答案为A number of birds的说法不对。", ""]
+)
+def test_an_analysis_without_a_conclusion_is_not_judged(analysis: str) -> None:
+    skipped(check_key_agrees(replace(GOOD, analysis=analysis)))
+
+
+def test_the_order_of_letters_in_a_multiple_key_does_not_count() -> None:
+    passed(check_key_agrees(replace(MULTIPLE, answer=("CB",), analysis="故选：B、C。")))
+    caught(check_key_agrees(replace(MULTIPLE, answer=("BC",), analysis="故选：B、D。")))
+    caught(check_key_agrees(replace(MULTIPLE, answer=("BC",), analysis="故选B。")))
+
+
+def test_conclusions_of_sub_questions_are_not_mixed_up() -> None:
+    skipped(check_key_agrees(SUBQUESTIONS))
+    skipped(check_verdicts(SUBQUESTIONS))
+
+
+# --- verdicts -------------------------------------------------------------------------------------------------------
+
+CONTRADICTING = [  # (asks for the wrong one, key, 解析)
+    (False, "D", "能量单向流动，故A项正确。故选D。"),
+    (False, "D", "故A项正确；B项错误；C项错误；D项错误。故选D。"),
+    (False, "C", "A错误；B错误；C错误；D错误。故选C。"),
+    (False, "C", "C项说法不正确。故选C。"),
+    (False, "C", "选项C错误。故选C。"),
+    (False, "C", "故 $\\mathrm{B}$ 正确；故选: C。"),
+    (False, "C", "A、B、C项均错误，故选C。"),
+    (False, "C", "ABD正确，C错误，故选C。"),
+    (False, "B", "综上，C选项正确。答案为B。"),
+    (False, "A", "D项符合题意。故选A。"),
+    (False, "A", "A项不符合题意，故选A。"),
+    (False, "B", "B不合题意，故选B。"),
+    (False, "C", "B\n正确，故选C。"),
+    (False, "D", "材料强调平等，故Ｂ项正确。故选D。"),
+    (False, "C", "B的表述正确，故选C。"),
+    (False, "A", "所以B和D正确，A也正确。故选A。"),
+    (False, "C", "C项观点错误，因为食物链从生产者开始。故选C。"),
+    (True, "C", "C项正确，A、B、D项错误。故选C。"),
+    (True, "C", "A错误，能量单向流动。故选C。"),
+    (True, "B", "B说法正确，故选B。"),
+    (True, "D", "故D正确，故选D。"),
+    (True, "A", "B项错误，故选A。"),
+    (True, "A", "A项不符合题意，故选A。"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "key", "analysis"), CONTRADICTING)
+def test_an_analysis_that_contradicts_the_key_is_caught(wrong: bool, key: str, analysis: str) -> None:
+    caught(check_verdicts(replace(WRONG if wrong else GOOD, answer=(key,), analysis=analysis)))
+
+
+@pytest.mark.parametrize(
+    ("key", "analysis"), [("BC", "故A正确，故选BC。"), ("BC", "B错误，C正确，故选BC。"), ("AD", "C项正确。")]
+)
+def test_a_multiple_choice_analysis_that_contradicts_the_key_is_caught(key: str, analysis: str) -> None:
+    caught(check_verdicts(replace(MULTIPLE, answer=(key,), analysis=analysis)))
+
+
+def test_the_contradiction_a_tuned_small_model_wrote_is_caught_by_its_words() -> None:
+    result = check_verdicts(replace(GOOD, answer=("D",), analysis="材料强调流动，故A项正确。B、C不符。故选D。"))
+    caught(result)
+    assert "A项正确" in result.evidence and "the key is D" in result.evidence
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        GOOD,
+        WRONG,
+        MULTIPLE,
+        replace(GOOD, analysis="A项说法正确，但与题意无关，排除；C项正确。故选C。"),
+        replace(GOOD, analysis="故ABD错误，C正确；故选: C。"),
+        replace(GOOD, analysis="能量单向流动，排除A，C正确。故选C\nB错误，分解者还有真菌。"),
+        replace(GOOD, analysis="C符合题意，A、B、D不符合题意。故选C。"),
+        replace(WRONG, analysis="A正确；B正确；C错误，食物链从生产者开始；D正确。故选C。"),
+    ],
+)
+def test_an_analysis_that_agrees_with_the_key_passes(item: Item) -> None:
+    passed(check_verdicts(item))
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["下列过程不属于胞吐作用的是（　　）", "下列实验不能达到目的的是（　　）", "下列选项中没有语病的一项是（　　）"],
+)
+def test_stems_negative_in_another_way_are_not_judged_by_right_and_wrong(question: str) -> None:
+    skipped(check_verdicts(replace(GOOD, question=f"{question}\n{OPTIONS}", analysis="A正确，B正确，C错误，D正确。")))
+
+
+# --- leak words -----------------------------------------------------------------------------------------------------
+
+LEAKING = [
+    "根据课本内容，说明光合作用的过程。",
+    "结合课本和课外材料，谈谈你的看法。",
+    "课本中提到的“细胞学说”由谁建立？",
+    "依据课 本知识回答。",
+    "课内知识告诉我们，能量怎样流动？",
+    "结合课内外内容，回答问题。",
+    "阅读课外内容，概括其主旨。",
+    "由课外材料可知，该地的气候类型是什么？",
+    "课外资料显示产量上升，请分析原因。",
+    "运用课外知识解释这一现象。",
+    "根据课外文献，指出作者的观点。",
+    "结合课外信息，分析人口变化。",
+    "根据教材，下列说法正确的是（　　）\nA．甲 B．乙 C．丙 D．丁",
+    "结合教材知识，说明市场的作用。",
+    "教材中关于惯性的说法，正确的是（　　）",
+    "运用教材所学原理，分析材料。",
+    "教材指出，实践是认识的基础。请举例说明。",
+    "据教材可知，秦朝的中央官制是什么？",
+    "依据教\n材内容，完成下列要求。",
+    "教材第三章介绍了哪些方法？",
+    "回顾教材，说出三大改造的内容。",
+    "下列与教材观点一致的是（　　）",
+    "课外拓展内容中提到的“碳汇”是什么？",
+    "从课本和生活经验看，摩擦力的方向如何？",
+]
+
+
+@pytest.mark.parametrize("question", LEAKING)
+def test_stems_that_speak_of_the_passages_are_caught(question: str) -> None:
+    caught(check_leak(replace(OPEN, question=question)))
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "根据材料并结合所学知识，说明变化的原因。",
+        "分别统计甲、乙两位同学16周的各周课外体育运动时长。",
+        "学校组织各种课外小组，开设选修课。",
+        "材料 世界近代史教材目录对比（节选）",
+        "他带病编写出一整套农林大学的教材纲要。",
+        "——据人教版《高中历史教材》整理",
+        "参赛诗词主要选自中小学教材，聚焦爱国、仁义。",
+        "学校排演课本剧《雷雨》，请写一段串词。",
+        "某校调查学生每天的课外阅读时间。",
+    ],
+)
+def test_stems_that_only_mention_school_matters_pass(question: str) -> None:
+    passed(check_leak(replace(OPEN, question=question)))
+
+
+# --- material -------------------------------------------------------------------------------------------------------
+
+WITHOUT_MATERIAL = [
+    "根据材料，分析原因。",
+    "根据上述材料，回答问题。",
+    "阅读材料，完成下列要求。",
+    "阅读下列材料，回答问题。（1）概括特点。（2）分析原因。",
+    "结合材料，运用《经济生活》知识说明理由。",
+    "结合材料和所学知识，谈谈你的认识。",
+    "根据材料一，指出变化。",
+    "根据材料一、二，概括英国工业化的影响。",
+    "依据材料，下列说法正确的是（　　）\nA．甲 B．乙 C．丙 D．丁",
+    "根据以上材料，概括作者的观点。",
+    "上述材料反映了（　　）\nA．甲\nB．乙\nC．丙\nD．丁",
+    "以上材料说明，城市化（　　）",
+    "按照材料所述，指出改革措施。",
+    "根据所给材料，分析该地气候特征。",
+    "阅读下面的材料，根据要求写作。不少于800字。",
+    "结合上述两则材料，说明货币政策的作用。",
+    "根据材 料，\n分析成因。",
+    "据材料可知，当时的社会主要矛盾是（　　）",
+    "阅读材料：回答问题。",
+    "根据材料“略”，分析原因。",
+    "（12分）阅读图文材料，完成下列要求。说明该地区发展农业的有利条件。",
+    "根据材料二中的数据，计算该企业的利润率。",
+]
+
+
+@pytest.mark.parametrize("question", WITHOUT_MATERIAL)
+def test_short_stems_that_ask_for_absent_material_are_caught(question: str) -> None:
+    caught(check_material(replace(OPEN, question=question)))
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "材料：1840年后，通商口岸陆续开放，外国商品大量输入，沿海手工业受到冲击。根据材料概括影响。",
+        "“苟利国家生死以，岂因祸福避趋之”。根据材料，说明作者的情感。",
+        "阅读材料，完成下列要求。\n" + "近代以来，长江流域的市镇随着航运的发展而变化，商人和工匠迁入。" * 5,
+        "下列四组材料中应选择的一组是（　　）",
+        "以豌豆为材料发现性状遗传规律的科学家是谁？",
+        "单质硅是将太阳能转化为电能的常用材料。这一说法正确吗？",
+        "根据材料的导电性，可将固体分为哪几类？",
+        "简述光合作用的过程。",
+    ],
+)
+def test_stems_with_their_material_or_about_substances_pass(question: str) -> None:
+    passed(check_material(replace(OPEN, question=question)))
+
+
+# --- picture --------------------------------------------------------------------------------------------------------
+
+WITHOUT_PICTURE = [
+    "如图，质量为m的物块静止在斜面上，求摩擦力。",
+    "如图所示，电路中的电源电动势为6 V。",
+    "如 图 所示，一质点沿x轴运动。",
+    "某细胞的分裂过程如图1所示，判断时期。",
+    "下图为某地气候资料，判断其类型。",
+    "读下图，回答1～2题。",
+    "右图是某生态系统的食物网。",
+    "左图表示酶活性的变化。",
+    "读上图，说出甲地的地形。",
+    "图1为等高线示意，图2为剖面。",
+    "图甲表示光照强度，图乙表示产量。",
+    "图（a）是装置，图（b）是读数。",
+    "该过程可用图一表示，说明其含义。",
+    "据图中信息，判断河流流向。",
+    "实验装置的示意图如下：",
+    "准确反映供给变化的图示是（　　）\nA．甲 B．乙 C．丙 D．丁",
+    "装置见附图，指出其错误。",
+    "导致供给曲线移动（见图）的是什么？",
+    "雾霾危害健康。图为某市污染物来源，请分析。",
+    "图a到图b的变化说明了什么？",
+    "![](https://example.org/a.jpg) 指出甲的名称。",
+    "下表为某地人口变化，说明其特点。",
+    "实验结果如表所示，得出结论。",
+    "数据见右表，计算平均值。",
+    "统计结果见下 表，分析原因。",
+    "根据表中数据，计算反应速率。",
+    "表1中甲、乙两组的差异说明什么？",
+]
+
+
+@pytest.mark.parametrize("question", WITHOUT_PICTURE)
+def test_stems_that_need_a_picture_or_an_absent_table_are_caught(question: str) -> None:
+    caught(check_picture(replace(OPEN, question=question)))
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "在平面直角坐标系中作出该函数的图象，并说明其单调性。",
+        "画作上历代藏家盖上图章、写下题跋。",
+        "活塞下表面相对于气缸底部的高度为h。",
+        "《清明上河图3.0》是一场高科技互动展演。",
+        "全书共计638万字，插图2353幅。",
+        "式中n代表中子，求反应能。",
+        "请试图说明其中的原因。",
+        "实验结果见下表：\n温度 10 20 30\n速率 1 2 4\n说明温度的影响。",
+        "结果见下表。\n| 组别 | 甲 | 乙 |\n|---|---|---|\n| 数量 | 3 | 5 |",
+        "数据如下表：\\begin{tabular}{|c|c|} 1 & 2 \\end{tabular}",
+    ],
+)
+def test_stems_that_are_whole_without_a_picture_pass(question: str) -> None:
+    passed(check_picture(replace(OPEN, question=question)))
+
+
+# --- copied ---------------------------------------------------------------------------------------------------------
+
+PASSAGE = (
+    "光合作用的过程包括光反应和暗反应两个阶段。光反应在类囊体薄膜上进行，水被分解为氧气和还原氢，同时合成ATP；"
+    "暗反应在叶绿体基质中进行，二氧化碳被固定和还原，形成糖类等有机物。"
+)
+NEWS = (
+    "近日，某研究团队在盐碱地上种植耐盐水稻，亩产超过五百公斤。团队介绍，这种水稻的根系能够把多余的钠离子排出细胞，"
+    "并在液泡中积累剩余部分，从而维持细胞内的渗透平衡。"
+)
+COPIES = [
+    PASSAGE,
+    NEWS,
+    f"{PASSAGE}请说明。",
+    f"阅读下文：{NEWS}概括大意。",
+    PASSAGE[:60],
+    PASSAGE[30:],
+    NEWS[10:70] + "这说明什么？",
+    PASSAGE.replace("，", ",").replace("。", "."),
+    PASSAGE.replace("光", " 光\n"),
+    PASSAGE.replace("ATP", "ＡＴＰ"),
+    PASSAGE + NEWS,
+    NEWS + PASSAGE,
+    PASSAGE[:45] + NEWS[:45],
+    PASSAGE[40:] + NEWS[:30] + "说明理由。",
+    "下列说法正确的是（　　）A．" + PASSAGE[:50] + "B．" + NEWS[:50],
+    NEWS.replace("近日", "最近"),
+    NEWS.replace("五百", "六百"),
+    PASSAGE.replace("两个", "哪两个"),
+    "（12分）" + NEWS + "请用所学知识解释。",
+    PASSAGE[:30] + "？",
+    "*".join(PASSAGE),
+    f"{PASSAGE}\n{PASSAGE}",
+]
+
+
+@pytest.mark.parametrize("question", COPIES)
+def test_stems_that_are_the_passages_over_again_are_caught(question: str) -> None:
+    caught(check_copied(replace(OPEN, question=question, textbook=PASSAGE, outside=NEWS)))
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        GOOD.question,
+        "光反应和暗反应分别在叶绿体的什么部位进行？二者怎样相互依存？试以光照突然减弱为例说明。",
+        (
+            "某研究团队在盐碱地上种植耐盐水稻。从渗透调节的角度看，把钠离子排出细胞的意义是（　　）\n"
+            "A．降低细胞液浓度，便于吸水\nB．避免钠离子过多而毒害细胞\nC．为光合作用提供还原剂\nD．加快水的光解"
+        ),
+        "说明光合作用过程中光反应如何为暗反应提供物质和能量，并分析光照突然停止后短时间内三碳化合物含量的变化。",
+    ],
+)
+def test_stems_that_use_the_passages_pass(question: str) -> None:
+    passed(check_copied(replace(OPEN, question=question, textbook=PASSAGE, outside=NEWS)))
+
+
+def test_copying_is_not_judged_without_passages_or_in_a_very_short_stem() -> None:
+    skipped(check_copied(GOOD))
+    skipped(check_copied(replace(OPEN, question="何为光合作用？", textbook=PASSAGE)))
+
+
+def test_the_longest_common_substring_is_that_of_brute_force() -> None:
+    chance = random.Random(3)
+    for _ in range(200):
+        first, second = ("".join(chance.choices("甲乙丙", k=chance.randint(0, 12))) for _ in range(2))
+        runs = {first[a:b] for a in range(len(first)) for b in range(a, len(first) + 1)} | {""}
+        expected = max(len(run) for run in runs if run in second)
+        found = longest_common_substring(first, second)
+        assert len(found) == expected and found in first and found in second
+
+
+# --- LaTeX ----------------------------------------------------------------------------------------------------------
+
+BROKEN_LATEX = [
+    "已知$x=1，求值。",
+    "已知x=1$，求值。",
+    "$a$ 与 $b 之和",
+    "$$x^2+1$",
+    "价格 \\$5 与 $x",
+    "$\\frac{1}{2$",
+    "$\\frac{1}2}$",
+    "$x^{2}}$",
+    "$}{$",
+    "$\\sqrt{x$ 与 $y}$",
+    "$\\left(x+1)$",
+    "$(x+1\\right)$",
+    "$\\left\\{x \\mid x>0\\}$",
+    "$\\left(\\left(x\\right)$",
+    "$\\begin{array}{c} 1 $",
+    "$1 \\end{cases}$",
+    "$\\begin{cases} x \\end{array}$",
+    "$\\begin{array}{c}\\begin{cases} x \\end{array}\\end{cases}$",
+    "$$\\begin{aligned} x &= 1 $$",
+    "\\(x+1",
+    "x+1\\)",
+    "\\[\\frac{1}{2\\]",
+    "\\(\\left[0,1)\\)",
+    "求 $x_{1}$ 与 $x_{2$ 的和",
+]
+
+
+@pytest.mark.parametrize("text", BROKEN_LATEX)
+def test_broken_formulas_are_caught_wherever_they_stand(text: str) -> None:
+    caught(check_latex(replace(OPEN, question=text)))
+    caught(check_latex(replace(OPEN, answer=("1", text))))
+    caught(check_latex(replace(OPEN, analysis=text)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "$x$",
+        "$$x^{2}$$",
+        "$\\left\\{x \\mid x>0\\right\\}$",
+        "$\\left.\\frac{1}{2}\\right|_{0}$",
+        "$a \\leftarrow b \\rightarrow c$",
+        "$\\{1,2\\}$",
+        "价格为 \\$5，$x=1$",
+        "\\(x\\)与\\[y\\]",
+        "$\\begin{cases} x=1 \\\\ y=2 \\end{cases}$",
+        "$\\begin{array}{c}\\begin{cases} x \\end{cases}\\end{array}$",
+        "$a$$b$",
+        "区间 $[0,1)$",
+    ],
+)
+def test_whole_formulas_pass(text: str) -> None:
+    passed(check_latex(replace(OPEN, question=text)))
+
+
+def test_latex_is_not_asked_of_texts_without_formulas_and_of_dollars_in_english() -> None:
+    skipped(check_latex(GOOD))
+    skipped(check_latex(replace(OPEN, subject="英语", question="It costs $5 to join.")))
+
+
+# --- repetition -----------------------------------------------------------------------------------------------------
+
+LOOPS = [
+    "生态系统的能量流动" * 4,
+    "生态系统的能量流动，" * 30,
+    "前文说明。" + "因此该选项是错误的。" * 4 + "故选C。",
+    "甲乙丙丁戊己庚辛" * 4,
+    "甲乙丙丁戊己庚辛" * 5 + "后",
+    "哈" * 32,
+    "正确" * 40,
+    "正确，" * 12,
+    "The answer is C. " * 4,
+    "故A错误；故B错误；" * 4,
+    "\n".join(["该过程需要消耗能量。"] * 4),
+    "该过程 需要消耗能量。该过程需要消耗 能量。 该过程需要消耗能量。该过程需要消耗能量。",
+    "1234567890" * 4,
+    "$x+1=2,y$，" * 6,
+    "一二三四五六七八九一二三四五六七八十" * 4,
+    "第一步求导数，第二步判断单调性，第三步求极值。" * 4,
+    "由题意可知" * 8,
+    "".join(f"第{n}点，光合作用需要光照和二氧化碳参与，并且释放出氧气。" for n in range(8)),
+    "".join(f"{n}、该同学认为市场在资源配置中起决定性作用，政府要更好发挥作用；" for n in "甲乙丙丁戊"),
+    ("故选C。因为食物链从生产者开始，分解者不在其中。" + "综上所述，可以得出结论。") * 4,
+    "题目要求说明理由，" * 3 + "题目要求说明理由，" + "完。",
+    "ATP水解释放能量" * 6,
+    "，。" + "答案是C，理由如上" * 5,
+]
+
+
+@pytest.mark.parametrize("text", LOOPS)
+def test_texts_in_a_loop_are_caught(text: str) -> None:
+    caught(check_repetition(replace(OPEN, analysis=text)))
+    caught(check_repetition(replace(OPEN, question=text)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ANALYSIS,
+        PASSAGE + NEWS,
+        "甲乙丙丁戊己庚辛" * 3,
+        "甲乙丙丁戊己庚" * 4,
+        "|c|c|c|c|c|c|c|",
+        "填空：" + "_" * 60,
+        "……" * 40,
+        "$\\overrightarrow{A B}+\\overrightarrow{B C}+\\overrightarrow{C D}+\\overrightarrow{D E}$",
+        "A错误；B错误；C正确；D错误。",
+    ],
+)
+def test_texts_that_repeat_as_texts_do_pass(text: str) -> None:
+    passed(check_repetition(replace(OPEN, analysis=text)))
+
+
+# --- truncated ------------------------------------------------------------------------------------------------------
+
+CUT = [
+    "能量单向流动，",
+    "能量单向流动、",
+    "理由如下：",
+    "食物链从生产者开始，因此该生态系统的能量",
+    "由于分解者还包括真菌，所以选项B的说法",
+    "能量流动的特点是单向流动（",
+    "作者认为“",
+    "所以 $x=1$，则 $y=2$，",
+    "由此可得 $a+b=",
+    "综上，本题的",
+    "故A错误；故B",
+    "首先计算总量，其次计算比例，最后",
+    "第一，经济发展；第二，政治稳定；第三，",
+    "根据平均值公式可得该组数据的方差",
+    "In the second paragraph the author says that the",
+    "因为该反应是放热反应，升高温度，平衡向",
+    "故选",
+    "故答案为：略。\n（2）由图像可知",
+    "能量单向流动。\n食物链从",
+    "解得 x =",
+    "根据《中华人民共和国宪法",
+    "A项错误，B项错误，C项",
+]
+
+
+@pytest.mark.parametrize("analysis", CUT)
+def test_an_analysis_cut_in_a_sentence_is_caught(analysis: str) -> None:
+    caught(check_truncated(replace(GOOD, analysis=analysis)))
+    caught(check_truncated(replace(GOOD, analysis=analysis, finish_reason="stop")))
+
+
+@pytest.mark.parametrize("reason", ["length", "max_tokens", "time", ""])
+def test_a_text_without_end_token_is_caught_whatever_it_ends_in(reason: str) -> None:
+    caught(check_truncated(replace(GOOD, finish_reason=reason)))
+
+
+@pytest.mark.parametrize(
+    "analysis",
+    [
+        ANALYSIS,
+        "故选C",
+        "故选：$\\mathrm{C}$",
+        "故答案为：细胞核",
+        "故答案为：12",
+        "则 $x=2$",
+        "答案：略（言之有理即可）",
+        "D．表述正确",
+        "The answer is C.",
+        "解得 x = 25",
+        "可从气候、地形、水源等角度作答，言之成理即可",
+        "见教师用书【点评】",
+        "作者说“不可”",
+    ],
+)
+def test_finished_analyses_pass(analysis: str) -> None:
+    passed(check_truncated(replace(GOOD, analysis=analysis)))
+    passed(check_truncated(replace(GOOD, analysis=analysis, finish_reason="stop")))
+
+
+# --- language -------------------------------------------------------------------------------------------------------
+
+FOREIGN = [
+    "Which of the following statements about photosynthesis is correct?",
+    "The answer is C because the food chain starts with producers. 故选C。",
+    "下列正确的是 A. Energy flows in one direction B. Decomposers are fungi C. Both D. Neither",
+    "光合作用 photosynthesis 的 light reaction 发生在 thylakoid membrane 上",
+    "次の記述のうち、せいたいけいについて ただしいものは どれですか",
+    "다음 중 생태계에 대한 설명으로 옳은 것은 무엇입니까",
+    "Какое из следующих утверждений об экосистеме верно?",
+    "ข้อใดต่อไปนี้ถูกต้องเกี่ยวกับระบบนิเวศ",
+    "أي العبارات التالية صحيحة حول النظام البيئي",
+    "Quelle affirmation sur les écosystèmes est correcte ?",
+    "解：Let the mass be m, then the force on it equals the product of mass and acceleration.",
+    "def solve(question): return the answer that the teacher wants, 然后输出",
+    "Ｗｈｉｃｈ　ｓｔａｔｅｍｅｎｔ　ｉｓ　ｃｏｒｒｅｃｔ　ａｂｏｕｔ　ｅｃｏｓｙｓｔｅｍｓ",
+    "lorem ipsum dolor sit amet consectetur 下列",
+    "Xia lie guan yu sheng tai xi tong de xu shu zheng que de shi",
+    "Вопрос：下列正确的是哪一项？Объясните свой выбор подробно.",
+    "$x=1$ is the solution of the equation, so the correct option is B",
+    "Please choose the best option 请选择 and explain your reasons in detail",
+    "JSON object with keys question answer analysis and nothing else 题干",
+    "Câu nào sau đây đúng về hệ sinh thái và dòng năng lượng",
+    "\\text{中文} The gradient of the curve at the given point is two",
+    "ποιο a from the list is the right one, tell us why 选",
+]
+
+
+@pytest.mark.parametrize("text", FOREIGN)
+def test_questions_in_another_language_are_caught(text: str) -> None:
+    caught(check_language(replace(OPEN, question=text, answer=("B",), analysis="")))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD.question,
+        "已知 $\\overrightarrow{AB}=(2,3)$，$\\overrightarrow{AC}=(3,t)$，且两向量垂直，则实数的值为多少？写出过程。",
+        "植物细胞中 ATP、NADPH 和 DNA 的作用各是什么？请结合光合作用与呼吸作用的过程分别加以说明。",
+        "设角 α、β、γ 满足给定的条件，求它们的正弦值，并说明理由，写出必要的文字说明。",
+    ],
+)
+def test_chinese_questions_with_formulas_and_names_pass(text: str) -> None:
+    passed(check_language(replace(OPEN, question=text)))
+
+
+def test_language_is_not_asked_of_english_and_of_bare_formulas() -> None:
+    skipped(check_language(replace(OPEN, subject="英语", question=FOREIGN[0])))
+    skipped(check_language(replace(OPEN, question="$x=1$", answer=("1",), analysis="$y$")))
+
+
+# --- quotes ---------------------------------------------------------------------------------------------------------
+
+QUOTE_STEM = "宋代江南市镇兴起，“商贾往来，船只不绝”，农民多种桑养蚕，出售丝绸换取粮食。这反映了（　　）\n" + (
+    "A．商品经济发展 B．重农政策放松 C．海外贸易发达 D．工商业主兴起"
+)
+INVENTED = [
+    "材料“政府设立市舶司管理海外贸易”说明外贸发达。",
+    "材料中“人口大量南迁带来先进技术”可知劳动力增加。",
+    "据“交子首先在四川地区流通使用”可知商业发展。",
+    "根据“坊市之间的界限被完全打破”可得出结论。",
+    "由“朝廷下令减免江南各州赋税”可以看出政策变化。",
+    "题干“土地兼并严重，流民四起”表明社会矛盾尖锐。",
+    "题干中的“夜市直至三更尽，才五更又复开张”反映城市繁荣。",
+    "材料一“苏湖熟，天下足，粮食有余”体现粮食生产中心南移。",
+    "依据“行会组织垄断了全部生产”可排除A。",
+    "材料提到“瓷器远销东南亚和非洲”，故C正确。",
+    "材料指出“活字印刷术降低了书价”，说明文化普及。",
+    '材料"指南针已用于海上航行事业"说明科技进步。',
+    "材料「科举制度扩大了统治基础」说明政治变化。",
+    "从“官府专营盐铁茶酒的买卖”可知政府干预经济。",
+    "材料二中的“机器生产逐步取代手工劳动”表明工业化。",
+    "结合“列强强占通商口岸和租界”可知，社会性质改变。",
+    "文中“他在灯下缝补着旧衣裳”写出人物的勤劳。",
+    "原文“万里长江水自向东流去”烘托了离愁。",
+    "题目说“实验温度保持在三十七度”，因此酶活性最高。",
+    "材料\n“中央集权进一步\n得到加强”说明制度变化。",
+    "材料：“佃农获得了人身的自由”，故选A。",
+    "材料“商贾往来”说明商业发展；材料“朝廷重开西域商路通道”说明外交变化。",
+]
+
+
+@pytest.mark.parametrize("analysis", INVENTED)
+def test_an_analysis_that_quotes_absent_material_is_caught(analysis: str) -> None:
+    item = replace(GOOD, subject="历史", question=QUOTE_STEM, answer=("A",), analysis=analysis)
+    caught(check_quotes(item))
+    caught(check_quotes(replace(item, textbook=analysis)))
+
+
+@pytest.mark.parametrize(
+    "analysis",
+    [
+        "材料“商贾往来，船只不绝”说明商业发展。",
+        "据“农民多种桑养蚕…换取粮食”可知商品经济发展。",
+        "根据“商贾往来,船只 不绝”可知。",
+        "题干中的“宋代江南市镇的兴起”表明经济发展。",
+        '材料"出售丝绸换取粮食"说明市场扩大。',
+    ],
+)
+def test_an_analysis_that_quotes_the_stem_passes(analysis: str) -> None:
+    passed(check_quotes(replace(GOOD, subject="历史", question=QUOTE_STEM, analysis=analysis)))
+
+
+@pytest.mark.parametrize(
+    "analysis",
+    [
+        "“重农抑商”是传统政策。",
+        "材料没有体现“海外贸易的发达程度”。",
+        "材料“繁荣”一词可知。",
+        "材料未提及“政府设立市舶司的原因”。",
+    ],
+)
+def test_quotations_that_are_not_from_the_material_are_not_judged(analysis: str) -> None:
+    skipped(check_quotes(replace(GOOD, subject="历史", question=QUOTE_STEM, analysis=analysis)))
+
+
+def test_english_analyses_may_quote_in_translation() -> None:
+    skipped(check_quotes(replace(GOOD, subject="英语", analysis="根据“他的视力开始明显衰退了”可知。")))
+
+
+# --- the table ------------------------------------------------------------------------------------------------------
+
+
+def test_every_check_names_itself_as_the_table_does() -> None:
+    assert [result.name for result in run_checks(GOOD)] == [check.name for check in CHECKS]
+    assert len({check.name for check in CHECKS}) == len(CHECKS)
+
+
+def test_every_check_has_twenty_bad_items_here() -> None:
+    tables: list[Sequence[object]] = [
+        BROKEN_TEXTS,
+        BROKEN_OPTIONS,
+        BROKEN_KEYS,
+        DISAGREEING,
+        CONTRADICTING,
+        LEAKING,
+        WITHOUT_MATERIAL,
+    ]
+    tables += [WITHOUT_PICTURE, COPIES, BROKEN_LATEX, LOOPS, CUT, FOREIGN, INVENTED]
+    assert len(tables) == len(CHECKS)
+    assert all(len(set(table)) >= 20 for table in tables)
+
+
+@pytest.mark.parametrize("item", [GOOD, WRONG, MULTIPLE, OPEN, SUBQUESTIONS])
+def test_good_items_are_usable_and_fail_nothing(item: Item) -> None:
+    results = run_checks(item)
+    assert usable(results)
+    assert not [result for result in results if result.outcome is Outcome.FAIL]
+
+
+def test_a_soft_fault_leaves_an_item_usable() -> None:
+    item = replace(GOOD, analysis="由 $x 可知，C正确。故选C。")
+    results = run_checks(item)
+    assert [result.name for result in results if result.outcome is Outcome.FAIL] == ["latex"]
+    assert usable(results)
+
+
+def test_no_check_raises_on_hostile_texts() -> None:
+    chance = random.Random(5)
+    alphabet = "ABCD．.、:（）()$\\{}“”\n 材料如图正确错误故选课本题干\x00\u200b\ud83d😀①Ⅳ"
+    for _ in range(300):
+        texts = ["".join(chance.choices(alphabet, k=chance.randint(0, 120))) for _ in range(5)]
+        kind = chance.choice(["单选题", "多选题", "填空题", "主观题"])
+        item = Item(texts[0], (texts[1],), texts[2], "数学", kind, texts[3], texts[4], chance.choice([None, "stop"]))
+        assert len(run_checks(item)) == len(CHECKS)
+
+
+def test_long_texts_are_checked_quickly() -> None:
+    text = "".join(random.Random(6).choices("甲乙丙丁戊己庚辛 A．故选“”$\\mathrm{材料如图", k=30_000))
+    run_checks(Item(text, ("A",), text, "数学", "单选题", text, text))
+
+
+# --- sets -----------------------------------------------------------------------------------------------------------
+
+
+def jaccard(first: str, second: str, n: int) -> float:
+    sets = []
+    for text in (normalize(first), normalize(second)):
+        sets.append({text[i : i + n] for i in range(max(len(text) - n + 1, 1))} if text else set())
+    return len(sets[0] & sets[1]) / len(sets[0] | sets[1]) if sets[0] and sets[1] else 0.0
+
+
+def families(chance: random.Random, count: int) -> list[str]:
+    """Random texts, most of them edited copies of earlier ones, some short, empty or equal."""
+    texts: list[str] = []
+    for _ in range(count):
+        if texts and chance.random() < 0.7:
+            characters = list(chance.choice(texts))
+            for _ in range(chance.randint(0, 4)):
+                if characters:
+                    characters[chance.randrange(len(characters))] = chance.choice("甲乙丙丁，。 A1")
+            texts.append("".join(characters))
+        else:
+            texts.append("".join(chance.choices("甲乙丙丁戊己，。 A1", k=chance.choice([0, 2, 5, 12, 40, 90]))))
+    return texts
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.6, 0.75, 1.0])
+@pytest.mark.parametrize("n", [1, 3, 5])
+def test_near_duplicates_are_those_of_brute_force(threshold: float, n: int) -> None:
+    texts = families(random.Random(n), 90)
+    expected = [
+        Pair(a, b, jaccard(texts[a], texts[b], n))
+        for a in range(len(texts))
+        for b in range(a + 1, len(texts))
+        if jaccard(texts[a], texts[b], n) >= threshold
+    ]
+    assert expected
+    assert near_duplicates(texts, threshold, n) == expected
+
+
+def test_near_duplicates_across_are_those_of_brute_force() -> None:
+    texts = families(random.Random(9), 120)
+    left, right = texts[:50], texts[50:]
+    expected = [
+        Pair(a, b, jaccard(first, second, 5))
+        for a, first in enumerate(left)
+        for b, second in enumerate(right)
+        if jaccard(first, second, 5) >= 0.6
+    ]
+    assert expected
+    assert near_duplicates_across(left, right) == expected
+    assert near_duplicates_across(left, []) == near_duplicates_across([], right) == near_duplicates([]) == []
+
+
+@pytest.mark.parametrize("threshold", [0.0, -1.0, 1.5])
+def test_a_threshold_that_means_nothing_is_refused(threshold: float) -> None:
+    with pytest.raises(ValueError, match="threshold"):
+        near_duplicates(["甲", "乙"], threshold)
+
+
+def test_thousands_of_equal_and_templated_texts_are_compared_in_seconds() -> None:
+    texts = [
+        f"第{n}题：{chr(0x4E00 + n % 4000) * 3}的{chr(0x5E00 + n % 3989)}值为（　　）A．1 B．2" for n in range(4000)
+    ]
+    near_duplicates(texts, 0.9)
+    assert len(near_duplicates(["完全相同的一道题目"] * 300)) == 300 * 299 // 2
+
+
+TWIN = (
+    "已知函数f(x)的图象在点(1,0)处的切线与直线平行，求实数a的值，并讨论函数在区间上的单调性；"
+    "若函数在区间内存在两个不同的零点，求实数a的取值范围，并证明两个零点之和大于二。"
+)
+TWINS = [
+    TWIN,
+    TWIN + "。",
+    "21.（12分）" + TWIN,
+    TWIN.replace("，", ","),
+    TWIN.replace("(", "（").replace(")", "）"),
+    "\n".join(TWIN),
+    "  ".join(TWIN),
+    TWIN.replace("a", "m"),
+    TWIN.replace("f", "g"),
+    TWIN.replace("(1,0)", "(2,0)"),
+    TWIN.replace("平行", "垂直"),
+    TWIN.replace("大于二", "小于二"),
+    TWIN.replace("实数", ""),
+    TWIN[:70],
+    TWIN[8:],
+    TWIN + "请写出过程。",
+    "（文科）" + TWIN + "（理科不做）",
+    TWIN.replace("讨论", "研究").replace("证明", "说明"),
+    TWIN.replace("f(x)", "ｆ（ｘ）"),
+    f"**{TWIN}**",
+    TWIN.replace("零点", "根"),
+]
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_a_question_with_other_layout_or_numbers_is_a_near_duplicate(twin: str) -> None:
+    item = replace(OPEN, question=TWIN)
+    within = check_near_duplicates([GOOD, item, replace(OPEN, question=twin)])
+    assert [result.outcome for result in within] == [Outcome.PASS, Outcome.FAIL, Outcome.FAIL]
+    assert "item 2 of the set" in within[1].evidence and "item 1 of the set" in within[2].evidence
+    against = check_near_duplicates([replace(OPEN, question=twin), GOOD], [WRONG, item])
+    assert against[0].outcome is Outcome.FAIL and "training item 1" in against[0].evidence
+
+
+def test_questions_on_one_subject_are_no_near_duplicates() -> None:
+    items = [GOOD, MULTIPLE, OPEN, SUBQUESTIONS, replace(OPEN, question=TWIN), replace(OPEN, question="")]
+    outcomes = [result.outcome for result in check_near_duplicates(items)]
+    assert outcomes == [Outcome.PASS] * 5 + [Outcome.NOT_APPLICABLE]
+
+
+def keyed(keys: Iterable[str], longest: bool = False) -> list[Item]:
+    items = []
+    for number, key in enumerate(keys):
+        texts = {letter: f"第{number}题{letter}" + "长" * (longest and letter == key) for letter in "ABCD"}
+        question = "正确的是\n" + "\n".join(f"{letter}．{text}" for letter, text in texts.items())
+        items.append(replace(GOOD, question=question, answer=(key,)))
+    return items
+
+
+BIASED = ["A" * n for n in (20, 30, 100)] + ["C" * 40, "D" * 25, "AB" * 20, "BC" * 30, "CD" * 50, "AC" * 40]
+BIASED += ["ABC" * 15, "BCD" * 20, "ABD" * 30, "AAB" * 20, "AABC" * 20, "ABBBCD" * 10, "CCCABD" * 10, "DDDDABC" * 8]
+BIASED += ["AAABCD" * 10, "A" * 60 + "BCD" * 20, "ABCD" * 10 + "B" * 20, "BBCCD" * 12, "A" * 15 + "BCD" * 3]
+
+
+@pytest.mark.parametrize("keys", BIASED)
+def test_a_set_that_prefers_a_letter_is_caught(keys: str) -> None:
+    caught(check_key_bias(keyed(keys)))
+
+
+def test_a_set_whose_key_is_always_the_longest_option_is_caught() -> None:
+    result = check_key_bias(keyed("ABCD" * 10, longest=True))
+    caught(result)
+    assert "longest option in 100%" in result.evidence
+
+
+@pytest.mark.parametrize("keys", ["ABCD" * 5, "ABCD" * 100, "AABBBCCCDD" * 4, "ABCDDCBABD" * 3])
+def test_a_set_of_even_keys_passes(keys: str) -> None:
+    passed(check_key_bias(keyed(keys)))
+
+
+def test_key_shares_count_single_answers_only() -> None:
+    assert key_bias([*keyed("AABD"), MULTIPLE, OPEN, SUBQUESTIONS]) == (
+        4,
+        {"A": 0.5, "B": 0.25, "C": 0.0, "D": 0.25},
+        0.0,
+    )
+    assert key_bias([]).total == 0
+    skipped(check_key_bias(keyed("AAAA")))
+
+
+# --- text helpers ---------------------------------------------------------------------------------------------------
+
+
+def test_normalize_keeps_han_and_alphanumerics_after_nfkc() -> None:
+    assert normalize("（１）“光合 作用”：CO₂＋H₂O，①x_1！") == "1光合作用CO2H2O1x1"
+
+
+def test_containment_is_the_share_of_grams_in_the_passages() -> None:
+    assert containment(PASSAGE, PASSAGE) == containment(PASSAGE[5:40], [NEWS, PASSAGE]) == 1.0
+    assert containment(PASSAGE, NEWS) == 0.0
+    assert containment("甲乙丙丁", "甲乙丙丁戊") == 1.0
+    assert containment("", PASSAGE) == containment(PASSAGE, []) == 0.0
+    assert containment("甲乙丙丁戊己", ["甲乙丙丁"], n=3) == 0.5

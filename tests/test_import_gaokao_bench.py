@@ -1,0 +1,497 @@
+"""The import of GAOKAO-Bench: every item accounted for, clean texts, a split by year, passages that give nothing away.
+
+The fixtures are written here in the layout of the benchmark; none of its items is copied.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gaokao.checks import Item, near_duplicates_across, run_checks, usable
+from gaokao.errors import UserError
+from gaokao.records import load_records
+from gaokao_data import import_gaokao_bench as bench
+
+# (year, what is asked about, true option, explanation): different enough that no two stems are near-duplicates.
+FACTS = [
+    (
+        2011,
+        "叶绿体中色素的提取与分离",
+        "层析液用于分离四种光合色素",
+        "叶绿体色素在层析液中的溶解度不同，扩散速度也就不同，滤纸条上便出现四条色素带",
+    ),
+    (
+        2012,
+        "细胞膜的流动镶嵌模型及其功能",
+        "磷脂双分子层构成膜的基本支架",
+        "细胞膜主要由脂质和蛋白质组成，蛋白质分子以不同的方式镶嵌在支架之中，膜因此具有一定的流动性",
+    ),
+    (
+        2013,
+        "酵母菌在两种条件下的呼吸方式",
+        "有氧时酵母菌释放的能量更多",
+        "酵母菌属于兼性厌氧微生物，缺氧时葡萄糖分解不彻底，产物是酒精和二氧化碳，大部分能量留在酒精里",
+    ),
+    (
+        2015,
+        "豌豆杂交实验中的分离现象",
+        "等位基因随同源染色体而分开",
+        "豌豆自花传粉、闭花受粉，自然状态下一般是纯种，有易于区分的相对性状，适合作为遗传学的研究材料",
+    ),
+    (
+        2017,
+        "草原生态系统中能量怎样流动",
+        "能量沿营养级单向传递并逐级减少",
+        "生产者固定的太阳能是流经生态系统的总能量，每一营养级都有一部分能量因呼吸作用而以热能的形式散失",
+    ),
+    (
+        2019,
+        "人体血糖平衡受激素调节的过程",
+        "胰岛素促进组织细胞摄取葡萄糖",
+        "血糖浓度升高时胰岛的分泌活动增强，肝脏和肌肉把多余的葡萄糖合成糖原储存起来，血糖浓度随之下降",
+    ),
+    (
+        2021,
+        "植物向光弯曲生长的原因",
+        "单侧光使生长素分布不均匀",
+        "生长素在胚芽鞘尖端产生，由形态学上端向下端运输，背光一侧浓度较高，细胞伸长较快，茎便弯向光源",
+    ),
+    (
+        2022,
+        "特异性免疫中淋巴细胞的作用",
+        "浆细胞分泌的抗体与抗原结合",
+        "体液免疫依靠抗体发挥作用，记忆细胞能在相同抗原再次入侵时迅速增殖分化，机体的反应更快更强",
+    ),
+]
+
+
+def choice(year: int, topic: str, right: str, why: str, **changes: Any) -> dict[str, Any]:
+    """A choice item as the benchmark writes it: numbering, marks, hard line breaks, stray spaces, verdicts."""
+    item = {
+        "year": str(year),
+        "category": "（新课标Ⅰ）",
+        "question": f"3．（ 6分）下列关于 {topic} 的叙述 ，正确的\n是（ \u3000\u3000） \n"
+        f"A．{topic}与外界环境没有任何关系   \nB．{right} \n"
+        f"C．{topic}只在夜间缓慢发生   \nD．{topic}不需要任何物质参加\n",
+        "answer": ["B"],
+        "analysis": f"【解答】解： A、{topic}受环境影响，A错误；\nB、{why}，B正确；\n"
+        "C、与时间无关，C错误；\nD、需要物质，D错误．\n故选： B．\n【点评】\n",
+        "index": 0,
+        "score": 6,
+    }
+    return {**item, **changes}
+
+
+def written(year: int, question: str, answer: str | list[str], analysis: str) -> dict[str, Any]:
+    return {
+        "year": str(year), "category": "（全国卷）", "question": question, "answer": answer, "analysis": analysis,
+        "index": 0, "score": 5,
+    }  # fmt: skip
+
+
+def save(root: Path, name: str, items: list[dict[str, Any]], folder: str = "Objective_Questions") -> Path:
+    """Write a data file of the benchmark; items get their index."""
+    path = root / "Data" / folder / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{**item, "index": index} if isinstance(item, dict) else item for index, item in enumerate(items)]
+    path.write_text(json.dumps({"keywords": name, "example": rows}, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A small benchmark: biology over all years."""
+    folder = tmp_path / "GAOKAO-Bench"
+    save(folder, "2010-2022_Biology_MCQs", [choice(*fact) for fact in FACTS])
+    return folder
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "gaokao_data.import_gaokao_bench", *map(str, arguments)],
+        capture_output=True, text=True, encoding="utf-8", cwd=Path(__file__).parents[1], check=False,
+    )  # fmt: skip
+
+
+def one(root: Path, name: str, item: dict[str, Any], folder: str = "Objective_Questions") -> bench.Draft:
+    """Import one item alone."""
+    save(root, name, [item], folder)
+    result = bench.import_bench(root, passages="none")
+    (draft,) = [*result.train, *result.test]
+    return draft
+
+
+# --- the whole way --------------------------------------------------------------------------------------------------
+
+
+def test_the_command_writes_records_that_load_and_pass_the_checks(root: Path, tmp_path: Path) -> None:
+    done = run(root, "--out", tmp_path / "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    train = load_records(tmp_path / "out" / "train.json")
+    test = load_records(tmp_path / "out" / "test.json")
+    assert [record.extra["year"] for record in train] == [2011, 2012, 2013, 2015, 2017, 2019]
+    assert [record.extra["year"] for record in test] == [2021, 2022]
+    assert all(usable(run_checks(Item.from_record(record))) for record in [*train, *test])
+    assert all(record.outside == "" for record in [*train, *test])
+    lines = done.stdout.splitlines()
+    total = next(line for line in lines if line.startswith("items read"))
+    assert total.split()[-1] == "8"
+    assert "95th percentile" in done.stdout
+
+
+def test_a_record_is_clean_and_keeps_where_it_comes_from(root: Path) -> None:
+    draft = bench.import_bench(root).train[0]
+    topic, right, why = FACTS[0][1:]
+    assert draft.question == (
+        f"下列关于{topic}的叙述，正确的是（　）\nA．{topic}与外界环境没有任何关系\nB．{right}\n"
+        f"C．{topic}只在夜间缓慢发生\nD．{topic}不需要任何物质参加"
+    )
+    assert draft.analysis.startswith(f"A、{topic}受环境影响，A错误；\nB、{why}，B正确；")
+    assert draft.analysis.endswith("\n故选：B。")
+    row = bench.to_record(draft, "related").to_dict()
+    assert row["id"] == "2011-biology-mcq-000"
+    assert (row["year"], row["category"], row["source"]) == (2011, "新课标Ⅰ", "2010-2022_Biology_MCQs.json")
+    assert row["answer"] == "B"
+
+
+def test_every_item_is_imported_or_counted(root: Path) -> None:
+    fact = FACTS[0]
+    other = "关于种群密度的调查方法"
+    save(
+        root,
+        "2010-2022_History_MCQs",
+        [
+            choice(2014, "明代海禁政策的影响", "民间贸易转入走私", "海禁限制了合法贸易"),
+            choice(2014, "明代海禁政策的影响", "民间贸易转入走私", "海禁限制了合法贸易", score=4),
+            choice(*fact, analysis=""),
+            choice(*fact, analysis="\n"),
+            choice(
+                *fact, question="如图所示，下列叙述正确的是（ ）\nA．甲是对的\nB．乙是对的\nC．丙是对的\nD．丁是对的\n"
+            ),
+            choice(
+                2014,
+                other,
+                "样方要随机选取",
+                "随机取样使数据可靠",
+                question=f"关于$\x08ar{{x}}$的叙述，{other}\nA．甲\nB．乙\nC．丙\nD．丁\n",
+            ),
+            choice(
+                2014, other, "样方要随机选取", "随机取样", question=f"{other}正确的是\nA．甲\nB．甲\nC．丙\nD．丁\n"
+            ),
+            choice(2014, other, "样方要随机选取", "随机取样", analysis="随机取样使数据可靠，故选：D。\n"),
+            choice(2014, other, "样方要随机选取", "设 $x=\\frac{1}{2 为半径的大小"),
+            {"year": "2014", "question": "没有答案的题目"},
+            "not an item",  # type: ignore[list-item]
+        ],
+    )
+    result = bench.import_bench(root)
+    assert result.items == 8 + 11
+    assert len(result.train) + len(result.test) + result.dropped.total() == result.items
+    assert {reason: number for reason, number in result.dropped.items() if number} == {
+        "no 解析": 2,
+        "missing picture or table": 1,
+        "near-duplicate": 1,
+        "damaged: control characters": 1,
+        "damaged: options missing, empty or alike": 1,
+        "damaged: 解析 concludes another key": 1,
+        "damaged: unbalanced LaTeX": 1,
+        "damaged: year, question or answer missing": 1,
+        "damaged: not an item": 1,
+    }
+    assert bench.report(result).count(f"{result.items:>7,}") == 1
+
+
+def test_the_same_source_gives_the_same_bytes(root: Path, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        assert run(root, "--out", tmp_path / name).returncode == 0
+    for file in ("train.json", "test.json"):
+        assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
+
+
+# --- what is read ---------------------------------------------------------------------------------------------------
+
+
+def test_later_releases_of_the_layout_are_read_and_answers_of_models_are_not(root: Path) -> None:
+    save(
+        root,
+        "2023_Biology_MCQs",
+        [choice(2023, "减数分裂时的染色体变化", "着丝粒在第二次分裂时断开", "姐妹染色单体分离")],
+        "GAOKAO-Bench-2023",
+    )
+    save(root, "gemini-pro_2010-2022_Biology_MCQs", [choice(*FACTS[0])])
+    result = bench.import_bench(root)
+    assert result.items == 9
+    assert result.test[-1].id == "2023-biology-mcq-000"
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "kind", "subject"),
+    [
+        ("2010-2022_Physics_MCQs", ["AC"], "多选题", "物理"),
+        ("2010-2022_Math_II_MCQs", ["B"], "单选题", "数学"),
+        ("2010-2022_Geography_MCQs", ["A", "B"], bench.SET, "地理"),
+        ("2010-2022_Math_I_Fill-in-the-Blank", "$\\frac{1}{2}$\n", "填空题", "数学"),
+        ("2014-2022_English_Language_Cloze_Passage", "built\n", "填空题", "英语"),
+        ("2010-2022_Political_Science_Open-ended_Questions", "（1）一点\n（2）两点\n", "主观题", "政治"),
+    ],
+)
+def test_subject_and_type_come_from_file_and_answer(
+    tmp_path: Path, name: str, answer: Any, kind: str, subject: str
+) -> None:
+    path = save(tmp_path, name, [])
+    (source,) = bench.find_sources(tmp_path)
+    question = "据此完成下题。\nA．一\nB．二\nC．三\nD．四\n"
+    draft = bench.read_item(written(2014, question, answer, "解析的文字说明了理由。"), source, 0)
+    assert (draft.kind, draft.subject, path.name) == (kind, subject, draft.source)
+    assert draft.type in ("单选题", "多选题", "填空题", "主观题")
+
+
+def test_sub_questions_are_numbered_from_one_and_answers_stay_a_list(tmp_path: Path) -> None:
+    question = (
+        "某地修建水库后，下游河道的流量变化趋于平缓。据此完成 6～7 题．\n6．（4 分）水库的主要作用是（ ） "
+        "A．调节径流 B．增加降水\nC．升高气温 D．改变地形\n7．（4 分）下游受到的影响是（ ） A．洪峰增高 "
+        "B．枯水期水量增加 C．泥沙增多 D．水温不变\n"
+    )
+    analysis = "【6题详解】\n水库拦蓄洪水。故选 A。\n【7题详解】\n枯水期放水。故选 B。\n"
+    draft = one(tmp_path, "2010-2022_Geography_MCQs", written(2014, question, ["A", "B"], analysis))
+    assert draft.question == (
+        "某地修建水库后，下游河道的流量变化趋于平缓。据此完成下列各题．\n（1）水库的主要作用是（　）\n"
+        "A．调节径流\nB．增加降水\nC．升高气温\nD．改变地形\n"
+        "（2）下游受到的影响是（　）\nA．洪峰增高\nB．枯水期水量增加\nC．泥沙增多\nD．水温不变"
+    )
+    assert draft.answer == ["A", "B"]
+    assert draft.analysis == "（1）水库拦蓄洪水。故选：A。\n（2）枯水期放水。故选：B。"
+    assert bench.to_record(draft, "none").answer == ("A", "B")
+
+
+def test_written_answers_become_one_text_per_sub_question(tmp_path: Path) -> None:
+    item = written(
+        2014,
+        "16．（12分）回答问题。\n（1）指出原因。（6分）\n（2）说明影响。",
+        "（1）人口增长（4分）\n（2）市场扩大\n",
+        "从材料概括。\n",
+    )
+    draft = one(tmp_path, "2010-2022_History_Open-ended_Questions", item, "Subjective_Questions")
+    assert draft.question == "回答问题。\n（1）指出原因。\n（2）说明影响。"
+    assert bench.to_record(draft, "none").answer == ("人口增长", "市场扩大")
+
+
+# --- cleaning -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("head", "rest"),
+    [
+        ("12．（4分）", "下列说法正确的是"),
+        ("3．（ 6分）", "下列说法正确的是"),
+        ("7. (5 分) ", "设集合"),
+        ("（2020·全国）", "下列说法正确的是"),
+        ("9.", "1861年的政变"),
+        ("14.", "4名同学参加活动"),
+        ("2.", "2021年1月的通知"),
+        ("一、现代文阅读（ 9分）\n1．（ 9分）", "阅读下面的文字"),
+        ("（二）实用类文本阅读（本题共3小题，12分）\n", "阅读下面的文字"),
+        ("[选修 4-5：不等式选讲](10分)\n", "已知函数"),
+        ("", "1861年的政变"),
+        ("", "（1）式中的常数是"),
+        ("", "2.5倍于此的速度"),
+    ],
+)
+def test_exam_numbering_and_marks_leave_the_head(head: str, rest: str) -> None:
+    assert bench.strip_head(head + rest) == rest
+
+
+def test_hard_line_breaks_inside_sentences_are_joined_and_others_kept() -> None:
+    lines = [
+        "春秋时期诸侯争霸，周天子的权威日益衰落，各国纷纷变法图强，社会面貌",
+        "随之发生了深刻的变化，史家称之为大变革的时代，其影响延续到秦汉之后，",
+        "直到今天仍被人提起。",
+    ]
+    text = "    " + "\n".join(lines) + "  \n    战国时期继续变化。  \n（1）概括变化。\n①经济上\n②政治上\n"
+    assert bench.clean_text(text, bench.wrap_width(text)).split("\n") == [
+        "".join(lines), "战国时期继续变化。", "（1）概括变化。", "①经济上", "②政治上",
+    ]  # fmt: skip
+
+
+def test_verse_and_table_rows_keep_their_lines() -> None:
+    verse = "秋夜\n月落寒江静\n风来远树鸣\n孤舟人未睡\n独对一灯明"
+    assert bench.clean_text(verse, 70) == verse
+    table = "年份  人口  粮食  \n1950  120  33  \n1960  150  41  \n由此可见变化很大。"
+    assert bench.clean_text(table, 70) == "年份 人口 粮食\n1950 120 33\n1960 150 41\n由此可见变化很大。"
+
+
+@pytest.mark.parametrize(
+    ("raw", "clean"),
+    [
+        ("中国 古代 的科学 ，很发达 。", "中国古代的科学，很发达。"),
+        ("常用32P标记 DNA分子", "常用32P标记DNA分子"),
+        ("I was  happy  when  the toys worked .", "I was happy when the toys worked."),
+        ("the theater ’s door", "the theater’s door"),
+        ("已知 $x  = 1$ 是 方程", "已知 $x  = 1$ 是方程"),
+        ("作用是\u3000   \u3000。", "作用是____。"),
+        ("正确的是（ \u3000\u3000） ", "正确的是（　）"),
+        ("则 $M \\cap N=(\\quad)$", "则 $M \\cap N=$（　）"),
+        ("正确的是（ $)$", "正确的是（　）"),
+    ],
+)
+def test_spaces_and_blanks(raw: str, clean: str) -> None:
+    assert bench.clean_text(raw, 0) == clean
+
+
+def test_markers_of_the_analysis_go_and_the_conclusion_stays() -> None:
+    raw = "【分析】}\n先求导数。\n【详解】因为导数为正, 故 $\\mathrm{A}$ 正确;\n\n故选: $\\mathrm{A}$ 。\n"
+    raw += "【点评】本题考查导数的应用．\n第二节\n"
+    assert bench.clean_analysis(raw, 0, several=False) == "先求导数。\n因为导数为正, 故A正确;\n故选：A。"
+    assert bench.end_sentence("答案是三") == "答案是三。"
+    assert bench.end_sentence("故排除A项，") == "故排除A项，"
+
+
+def test_options_of_words_keep_the_spaces_between_the_words() -> None:
+    question = "依次填入横线上的词语，最恰当的是\nA．遐想 限制  B．联想 限定  C．遐想 限定  D．联想 限制\n"
+    assert bench.clean_choice(question, 0).split("\n")[1:] == [
+        "A．遐想 限制",
+        "B．联想 限定",
+        "C．遐想 限定",
+        "D．联想 限制",
+    ]
+
+
+# --- split and passages ---------------------------------------------------------------------------------------------
+
+
+def test_the_split_is_by_year_and_near_duplicates_stay_on_one_side(root: Path) -> None:
+    twin = choice(2022, *FACTS[1][1:])
+    twin["question"] = twin["question"].replace("3．（ 6分）", "5．（ 4分）")
+    save(root, "2022_Biology_MCQs", [twin], "GAOKAO-Bench-2022")
+    result = bench.import_bench(root, test_from_year=2019)
+    assert max(draft.year for draft in result.train) < 2019 <= min(draft.year for draft in result.test)
+    assert result.dropped["near-duplicate"] == 1
+    assert FACTS[1][1] in result.train[1].question
+    train, test = ([draft.question for draft in part] for part in (result.train, result.test))
+    assert near_duplicates_across(train, test) == []
+
+
+def test_related_passages_come_from_earlier_items_and_read_as_exposition(root: Path) -> None:
+    result = bench.import_bench(root, passage_chars=(20, 120))
+    drafts = {draft.id: draft for draft in [*result.train, *result.test]}
+    first, *others = drafts.values()
+    assert (first.passage, first.passage_ids) == ("", [])
+    for draft in others:
+        assert 20 <= len(draft.passage) <= 120
+        assert draft.passage.endswith("。")
+        assert draft.passage_ids
+        assert all(drafts[source].year < draft.year for source in draft.passage_ids)
+        assert not any(word in draft.passage for word in ("正确", "错误", "故选", "A、", "B、", "本题", "选项"))
+
+
+def test_a_related_passage_does_not_contain_the_answer(root: Path) -> None:
+    _, topic, right, _ = FACTS[6]
+    leak = choice(2016, "光照方向对胚芽鞘生长的影响", "单侧光照射使其弯曲", f"胚芽鞘的弯曲说明{right}")
+    save(root, "2016_Biology_MCQs", [leak], "GAOKAO-Bench-2016")
+    result = bench.import_bench(root, passage_chars=(20, 400))
+    (draft,) = [draft for draft in result.test if topic in draft.question]
+    assert bench.answer_text(draft) == right
+    assert draft.passage
+    assert right not in draft.passage
+    related, chance = bench.measure_leak([*result.train, *result.test])
+    assert related.items == 8
+    assert related.p95 <= chance.p95 + 0.02
+
+
+def test_own_passages_are_marked_as_leaking_and_none_are_empty(root: Path) -> None:
+    own = bench.import_bench(root, passages="own").train[0]
+    row = bench.to_record(own, "own").to_dict()
+    assert FACTS[0][3] in row["课本内容"]
+    assert row["leaks"] is True
+    assert row["passage_source"] == {"mode": "own", "items": [own.id]}
+    empty = bench.to_record(bench.import_bench(root, passages="none").train[0], "none").to_dict()
+    assert (empty["课本内容"], empty["课外内容"], empty["passage_source"]) == ("", "", {"mode": "none"})
+    assert "leaks" not in empty
+
+
+def test_exposition_drops_verdicts_and_words_about_the_item() -> None:
+    analysis = (
+        "A、血糖浓度升高时，胰岛素的分泌量增加，A正确；\nB．胰高血糖素能促进肝糖原分解为葡萄糖，故B错误；\n"
+        "本题考查血糖调节的有关知识和应用能力。\n故选：A。"
+    )
+    assert bench.exposition(analysis) == [
+        "血糖浓度升高时，胰岛素的分泌量增加。",
+        "胰高血糖素能促进肝糖原分解为葡萄糖。",
+    ]
+
+
+# --- filters --------------------------------------------------------------------------------------------------------
+
+
+def test_a_small_set_is_spread_over_the_subjects_and_the_rest_is_counted(root: Path) -> None:
+    topics = ["商鞅变法的历史作用", "丝绸之路的开通过程", "科举制度的创立时间", "活字印刷术的推广"]
+    save(
+        root,
+        "2010-2022_History_MCQs",
+        [
+            choice(2012 + n, topic, f"{topic}有深远影响", f"{topic}改变了当时的社会结构")
+            for n, topic in enumerate(topics)
+        ]
+        + [written(2015, "多项问题\n（1）甲\n（2）乙", ["A", "B"], "说明理由的文字。")],
+    )
+    result = bench.import_bench(
+        root, kinds=["单选题"], subjects=["生物", "历史"], max_chars=1000, limit_train=4, limit_test=1
+    )
+    assert [draft.subject for draft in result.train].count("历史") == 2
+    assert (len(result.train), len(result.test)) == (4, 1)
+    assert all(len(draft.answer) == 1 for draft in result.train)
+    assert result.dropped["filtered: --types"] == 1
+    assert result.dropped["filtered: --limit-train"] == 6
+    assert result.dropped["filtered: --limit-test"] == 1
+    assert len(result.train) + len(result.test) + result.dropped.total() == result.items
+    assert bench.import_bench(root, max_chars=10).dropped["filtered: --max-chars"] == 13
+    assert bench.import_bench(root, subjects=["数学"]).dropped["filtered: --subjects"] == 13
+
+
+# --- bad input ------------------------------------------------------------------------------------------------------
+
+
+def test_a_truncated_file_is_named_and_the_others_are_imported(root: Path, tmp_path: Path) -> None:
+    path = save(root, "2010-2022_Chemistry_MCQs", [choice(*FACTS[0])])
+    path.write_text(path.read_text(encoding="utf-8")[:200], encoding="utf-8")
+    done = run(root, "--out", tmp_path / "out")
+    assert done.returncode == 1
+    assert "2010-2022_Chemistry_MCQs.json:1: is not JSON" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(json.loads((tmp_path / "out" / "train.json").read_text(encoding="utf-8"))) == 6
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe{", b"[1, 2]", b'{"example": 3}', b""])
+def test_only_unreadable_files_is_an_error_with_their_names(tmp_path: Path, content: bytes) -> None:
+    save(tmp_path, "2010-2022_Biology_MCQs", []).write_bytes(content)
+    with pytest.raises(UserError, match="2010-2022_Biology_MCQs"):
+        bench.import_bench(tmp_path)
+
+
+def test_a_folder_that_is_not_the_benchmark_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.json").write_text("[]", encoding="utf-8")
+    done = run(tmp_path, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert "is not GAOKAO-Bench" in done.stderr
+    assert "2010-2022_History_MCQs.json" in done.stderr
+    assert not (tmp_path / "out").exists()
+    missing = run(tmp_path / "nowhere", "--out", tmp_path / "out")
+    assert (missing.returncode, "no such folder" in missing.stderr) == (2, True)
+
+
+def test_wrong_options_are_refused(root: Path, tmp_path: Path) -> None:
+    done = run(root, "--out", tmp_path / "out", "--passage-chars", "400", "100")
+    assert done.returncode == 2
+    assert "--passage-chars 400 100" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_output_folder_that_cannot_be_written_to_is_refused(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    done = run(root, "--out", tmp_path / "file" / "out")
+    assert done.returncode == 2
+    assert "give --out a folder" in done.stderr
