@@ -252,7 +252,9 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     needed = {"text", "type", "subject", "finish_reason"}
     for index, row in enumerate(rows):
         if not isinstance(row, dict) or not needed <= row.keys():
-            raise UserError(f"{path}[{index}]: lacks {', '.join(sorted(needed))}; name a file that infer_qwen_gaokao.py wrote")
+            raise UserError(
+                f"{path}[{index}]: lacks {', '.join(sorted(needed))}; name a file that infer_qwen_gaokao.py wrote"
+            )
     if not rows:
         raise UserError(f"{path}: holds no results; run infer_qwen_gaokao.py first")
     return rows
@@ -260,7 +262,9 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 
 def main(argv: list[str]) -> None:
     """Score a results file and write `scores.json` beside it."""
-    parser = argparse.ArgumentParser(prog="evaluate.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="evaluate.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("results", type=Path, help="questions.json or questions.jsonl of a run")
     parser.add_argument("--floor_rounds", type=int, default=20, help="shufflings that the floor is the mean of")
     parser.add_argument("--seed", type=int, default=0, help="seed of the shuffling")

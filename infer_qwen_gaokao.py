@@ -1,9 +1,9 @@
 """Generate gaokao questions with base + adapter, and score them where the data carry references.
 
-    python infer_qwen_gaokao.py                            # the adapter that train_qwen_gaokao.py wrote
-    python infer_qwen_gaokao.py --adapter none             # the bare base model, to compare with
-    python infer_qwen_gaokao.py --adapter DIR --data.test my_passages.jsonl
-    python infer_qwen_gaokao.py --help                     # every key of config.yaml
+python infer_qwen_gaokao.py                            # the adapter that train_qwen_gaokao.py wrote
+python infer_qwen_gaokao.py --adapter none             # the bare base model, to compare with
+python infer_qwen_gaokao.py --adapter DIR --data.test my_passages.jsonl
+python infer_qwen_gaokao.py --help                     # every key of config.yaml
 """
 
 import time
@@ -84,9 +84,7 @@ def generate_questions(resolved: Resolved, records: list[Record], folder: Path, 
     )
 
     # 2. Generate, every finished item on disk at once.
-    settings = generation.generation_config(
-        tokenizer, **config.generate.model_dump(include=generation.SAMPLING_KEYS)
-    )
+    settings = generation.generation_config(tokenizer, **config.generate.model_dump(include=generation.SAMPLING_KEYS))
     prompts = generation.build_prompts(records, tokenizer, settings.max_new_tokens, context)
     aside = set_aside(folder)
     make_folder(folder)

@@ -1,9 +1,9 @@
 """Fine-tune the base model of config.yaml with 4-bit QLoRA to write gaokao questions.
 
-    python train_qwen_gaokao.py                                  # one GPU, or a laptop: see without_gpu in config.yaml
-    torchrun --nproc_per_node 8 train_qwen_gaokao.py             # all GPUs of a machine (or: accelerate launch ...)
-    python train_qwen_gaokao.py --train.resume true              # go on after an interruption
-    python train_qwen_gaokao.py --help                           # every key of config.yaml
+python train_qwen_gaokao.py                                  # one GPU, or a laptop: see without_gpu in config.yaml
+torchrun --nproc_per_node 8 train_qwen_gaokao.py             # all GPUs of a machine (or: accelerate launch ...)
+python train_qwen_gaokao.py --train.resume true              # go on after an interruption
+python train_qwen_gaokao.py --help                           # every key of config.yaml
 """
 
 import time
@@ -13,8 +13,10 @@ from typing import Any
 from gaokao.config import Resolved, load_config, require_device
 from gaokao.console import banner, next_command, quiet_libraries
 from gaokao.errors import Interrupted, UserError, run_script
+from gaokao.mix import Mixed, Pool, choose, load_pool
 from gaokao.records import Record, fingerprint, load_records
 from gaokao.runs import ADAPTER, CHECKPOINTS, git_revision, make_folder, set_aside, versions, write_json
+from gaokao.sources import as_arguments
 
 
 def main(argv: list[str]) -> None:
@@ -22,16 +24,18 @@ def main(argv: list[str]) -> None:
     resolved = load_config(argv, prog="train_qwen_gaokao.py")
     config = resolved.config
     records = load_records(config.data.train, purpose="train")
+    pool = load_pool(config.data.mix, config.data.mix_ratio, len(records), config.train.seed)
     require_device(resolved)
-    train(resolved, records, next_command("infer_qwen_gaokao.py", argv))
+    train(resolved, records, pool, next_command("infer_qwen_gaokao.py", argv))
 
 
-def train(resolved: Resolved, records: list[Record], next_step: str) -> None:
+def train(resolved: Resolved, records: list[Record], pool: Pool, next_step: str) -> None:
     """Everything that needs torch."""
     quiet_libraries()
     from accelerate import PartialState
 
     from gaokao import models, training
+    from gaokao_data.check import summary_line
 
     config, started = resolved.config, time.time()
     on_gpu = resolved.gpus > 0
@@ -63,6 +67,12 @@ def train(resolved: Resolved, records: list[Record], next_step: str) -> None:
     tokenizer = models.load_tokenizer(base, config.model.trust_remote_code)
     fitted = training.fit_records(records, tokenizer, config.train.max_length)
     learn, validation = training.hold_out(fitted.records, config.data.validation_share, config.train.seed)
+    mixed = choose(
+        pool,
+        wanted=round(config.data.mix_ratio * len(learn)),
+        length=lambda example: len(training.example_ids(tokenizer, example)),
+        max_length=config.train.max_length,
+    )
     say(
         banner(
             resolved,
@@ -79,6 +89,10 @@ def train(resolved: Resolved, records: list[Record], next_step: str) -> None:
     )
     for identity, length in fitted.overlong[:5]:
         say(f"          left out: {identity} ({length} tokens; train.max_length {config.train.max_length})")
+    if state.is_main_process:
+        say(summary_line(records, as_arguments(config.data.train)))
+    if mixed.record:
+        say(f"mix       {mixed.text}")
 
     # 3. The trainer: 4-bit base, LoRA adapter in fp32, loss on the completion only.
     model = models.load_base(
@@ -104,6 +118,7 @@ def train(resolved: Resolved, records: list[Record], next_step: str) -> None:
         lora=training.lora_config(**config.lora.model_dump()),
         train=learn,
         validation=validation,
+        mixed=mixed.examples,
     )
     tokens = training.count_tokens(trainer.train_dataset)
     say(f"training  {tokens['tokens']} tokens in {tokens['rows']} rows; {training.trainable_text(trainer.model)}")
@@ -124,7 +139,7 @@ def train(resolved: Resolved, records: list[Record], next_step: str) -> None:
         metrics = training.final_metrics(trainer.state.log_history)
         write_json(
             run / "run.json",
-            run_record(resolved, records, fitted, learn, validation, tokens)
+            run_record(resolved, records, fitted, learn, validation, mixed, tokens)
             | {
                 "dtype": dtype._asdict(),
                 "attention": attention._asdict(),
@@ -142,7 +157,13 @@ def train(resolved: Resolved, records: list[Record], next_step: str) -> None:
 
 
 def run_record(
-    resolved: Resolved, records: list[Record], fitted: Any, learn: list[Record], validation: list[Record], tokens: Any
+    resolved: Resolved,
+    records: list[Record],
+    fitted: Any,
+    learn: list[Record],
+    validation: list[Record],
+    mixed: Mixed,
+    tokens: dict[str, int],
 ) -> dict[str, Any]:
     """What the run was made from."""
     return {
@@ -155,6 +176,7 @@ def run_record(
             "train": len(learn),
             "validation": [record.id for record in validation],
             "overlong": [{"id": identity, "tokens": length} for identity, length in fitted.overlong],
+            "mix": mixed.record,
             "tokens": tokens,
         },
         "versions": versions(),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
@@ -28,6 +28,23 @@ BUILTIN_TINY = "builtin:tiny"
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _one_or_several(value: Any) -> Any:
+    """A name, or a list of names; the command line gives a list for a single one too."""
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError("must be a name, or a list of names such as [a, b]")
+    return names[0] if len(names) == 1 else names
+
+
+def _none_or_several(value: Any) -> Any:
+    # The command line wraps null as it wraps any single name.
+    return None if value in (None, [None]) else _one_or_several(value)
+
+
+OneOrSeveral = Annotated[str | list[str], BeforeValidator(_one_or_several)]
+NoneOrSeveral = Annotated[str | list[str] | None, BeforeValidator(_none_or_several)]
 
 
 class Section(BaseModel):
@@ -70,14 +87,18 @@ class ModelConfig(Section):
 
 
 class DataConfig(Section):
-    """Which records are read."""
+    """Which records are read: from a file, a folder, a dataset on the hub (hub:owner/name), or a list of them."""
 
-    train: str = "gaokao_data/train.json"
-    """Training records, JSON or JSON Lines (see gaokao_data/README.md)."""
-    test: str = "gaokao_data/test.json"
+    train: OneOrSeveral = "gaokao_data/train.json"
+    """Training records: JSON, JSON Lines, CSV or Parquet (see gaokao_data/README.md)."""
+    test: OneOrSeveral = "gaokao_data/test.json"
     """Records to generate questions for, and to score against where they carry 题干, 参考答案 and 解析."""
     validation_share: Annotated[float, Field(ge=0, le=0.5)] = 0.05
     """Share of the training file held out to measure the validation loss; 0 trains on everything."""
+    mix: NoneOrSeveral = None
+    """General instruction data against forgetting, {"messages": [{"role", "content"}, ...]}; null mixes nothing in."""
+    mix_ratio: Annotated[float, Field(ge=0, le=10)] = 1.0
+    """Examples of data.mix per training record, drawn at random; published results: 1 helps, 0.05-0.1 does nothing."""
 
 
 class LoraSection(Section):
@@ -89,7 +110,7 @@ class LoraSection(Section):
     """Scaling is alpha / r; twice the rank is a common choice."""
     dropout: Share = 0.05
     """Dropout inside the adapter; 0 is the fastest."""
-    target_modules: str | list[str] = "all-linear"
+    target_modules: OneOrSeveral = "all-linear"
     """all-linear (every linear layer except the output head) or a list such as [q_proj, v_proj]."""
 
 
@@ -204,7 +225,7 @@ class Config(BaseSettings):
     """Values that replace the others where no CUDA GPU is found (edit them in the file); null: no GPU is an error."""
 
     @classmethod
-    def settings_customise_sources(cls, settings_cls: Any, init_settings: Any, **_: Any) -> tuple[Any, ...]:
+    def settings_customise_sources(cls, settings_cls: Any, init_settings: Any, *_: Any, **__: Any) -> tuple[Any, ...]:
         """Only what `load_config` merged: environment variables must not change a run behind the user's back."""
         return (init_settings,)
 
@@ -306,9 +327,7 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"command line: {message}; --help lists every key")
 
 
-def _read_command_line(
-    argv: list[str], prog: str, shortcuts: dict[str, str]
-) -> tuple[Path, dict[str, Any], list[str]]:
+def _read_command_line(argv: list[str], prog: str, shortcuts: dict[str, str]) -> tuple[Path, dict[str, Any], list[str]]:
     parser = _Parser(
         prog=prog,
         description="Every key of config.yaml can be given here and wins over the file, for example "
@@ -330,7 +349,7 @@ def _read_command_line(
 
     class CommandLine(Config):
         # For the parser only: the section without_gpu stays in the file.
-        without_gpu: typing.ClassVar[None] = None  # type: ignore[assignment, misc]
+        without_gpu: typing.ClassVar[None] = None  # type: ignore[misc]
 
     try:
         source: CliSettingsSource[Any] = CliSettingsSource(
@@ -339,6 +358,7 @@ def _read_command_line(
             cli_parse_args=argv,
             cli_hide_none_type=True,
             cli_avoid_json=True,
+            cli_parse_none_str="null",
             cli_shortcuts=dict(shortcuts),
             parse_args_method=parse,
         )
@@ -494,5 +514,3 @@ def _has(tree: Mapping[str, Any], keys: tuple[str, ...]) -> bool:
             return False
         node = node[key]
     return bool(keys)
-
-

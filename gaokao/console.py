@@ -3,7 +3,6 @@
 import logging
 import os
 import shlex
-import warnings
 from typing import Any
 
 from gaokao.config import BUILTIN_TINY, Resolved
@@ -23,7 +22,9 @@ def banner(resolved: Resolved, *, device: str, base: str, **choices: Any) -> str
     chosen = ", ".join(f"{name} {choice.value} ({choice.reason})" for name, choice in choices.items())
     lines.append(f"device    {device}; {chosen}")
     if resolved.gpus > 1 and "processes" not in device:
-        lines.append(f"          {resolved.gpus} GPUs are there: torchrun --nproc_per_node {resolved.gpus} uses all of them")
+        lines.append(
+            f"          {resolved.gpus} GPUs are there: torchrun --nproc_per_node {resolved.gpus} uses all of them"
+        )
     if resolved.replaced:
         names = ", ".join(f"{key} {now}" for key, (_, now) in resolved.replaced.items())
         lines.append(f"no GPU    the section without_gpu replaced: {names}")

@@ -17,7 +17,13 @@ import bitsandbytes as bnb
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from gaokao import tiny
 from gaokao.config import BUILTIN_TINY
@@ -168,9 +174,13 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise UserError(f"{folder}: its tokenizer cannot be read ({_first_line(error)}); is the folder whole?") from error
+        raise UserError(
+            f"{folder}: its tokenizer cannot be read ({_first_line(error)}); is the folder whole?"
+        ) from error
     if not tokenizer.chat_template:
-        raise UserError(f"{folder}: the tokenizer has no chat template; use an Instruct model, such as Qwen2.5-*-Instruct")
+        raise UserError(
+            f"{folder}: the tokenizer has no chat template; use an Instruct model, such as Qwen2.5-*-Instruct"
+        )
     if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         vocabulary = tokenizer.get_vocab()
         candidates = [t for t in ("<|endoftext|>", "<pad>", "[PAD]") if t in vocabulary and t != tokenizer.eos_token]
@@ -283,9 +293,7 @@ def adapter_record(base: str, folder: Path, quantization: str, tokenizer: PreTra
     return AdapterRecord(base, base_fingerprint(folder), quantization, template)
 
 
-def save_adapter(
-    model: PeftModel, tokenizer: PreTrainedTokenizerBase, record: AdapterRecord, folder: Path
-) -> None:
+def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, record: AdapterRecord, folder: Path) -> None:
     """Write adapter, tokenizer, chat template and `gaokao_adapter.json`; the folder appears whole or not at all."""
     part = folder.with_name(folder.name + ".part")
     model.save_pretrained(part, safe_serialization=True)
@@ -321,7 +329,9 @@ def check_adapter(folder: Path, now: AdapterRecord) -> None:
     try:
         then = AdapterRecord(**json.loads((folder / ADAPTER_RECORD).read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise UserError(f"adapter {folder}: {ADAPTER_RECORD} is damaged ({error}); train again or restore it") from error
+        raise UserError(
+            f"adapter {folder}: {ADAPTER_RECORD} is damaged ({error}); train again or restore it"
+        ) from error
     faults = []
     if then.base_fingerprint != now.base_fingerprint:
         faults.append(f"it was trained on base {then.base}, not on {now.base}; set model.base to that base")
@@ -348,11 +358,17 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
             stored = set(weights.keys())
         adapted = PeftModel.from_pretrained(model, folder)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"adapter {folder}: cannot be loaded ({_first_line(error)}); train again or restore it") from error
+        raise UserError(
+            f"adapter {folder}: cannot be loaded ({_first_line(error)}); train again or restore it"
+        ) from error
     expected = set(get_peft_model_state_dict(adapted))
     if stored != expected:
         missing, foreign = sorted(expected - stored), sorted(stored - expected)
-        said = [f"{len(keys)} {what} weights (such as {keys[0]})" for what, keys in (("missing", missing), ("foreign", foreign)) if keys]
+        said = [
+            f"{len(keys)} {what} weights (such as {keys[0]})"
+            for what, keys in (("missing", missing), ("foreign", foreign))
+            if keys
+        ]
         raise UserError(f"adapter {folder}: {file.name} has {' and '.join(said)}; it is damaged or of another model")
     adapted.eval()
     device = next(adapted.parameters()).device
@@ -395,5 +411,3 @@ def trainable_in_fp32(parameters: Iterable[torch.nn.Parameter]) -> int:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
-
-

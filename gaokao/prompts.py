@@ -53,8 +53,7 @@ def render_prompt(record: Record) -> list[Message]:
     """System and user message of a record. The system message is always sent: Qwen2.5 would add its own otherwise."""
     system = (
         f"你是高考{record.subject}命题人。请依据给出的两段内容命制一道高考{record.type}"
-        f"（{TYPE_HINTS[record.type]}），按以下三行格式作答：\n"
-        + "\n".join(f"{section}：" for section in SECTIONS)
+        f"（{TYPE_HINTS[record.type]}），按以下三行格式作答：\n" + "\n".join(f"{section}：" for section in SECTIONS)
     )
     user = f"{TEXTBOOK}：{record.textbook or '无'}\n{OUTSIDE}：{record.outside or '无'}"
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
@@ -90,9 +89,7 @@ def parse(text: str) -> Question:
         contents.setdefault(name, text[end:stop].strip())
     order = [names.index(section) for section in SECTIONS if section in names]
     misplaced = [
-        section
-        for section in SECTIONS
-        if names.count(section) > 1 or (section in names and order != sorted(order))
+        section for section in SECTIONS if names.count(section) > 1 or (section in names and order != sorted(order))
     ]
     return Question(
         question=contents.get("题干", ""),

@@ -1,18 +1,20 @@
 """What a record is: one question with the passages it is made from. Load, validate, fingerprint.
 
-A data file is a JSON list or JSON Lines of objects, UTF-8 with or without BOM. All faults of a file are reported
+A data set is one file or several, of JSON, JSON Lines, CSV or Parquet (`gaokao.sources`). All faults are reported
 together; nothing is trained or generated until they are mended.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from gaokao.errors import UserError, faults_text
+from gaokao.errors import UserError
+from gaokao.sources import FORMATS, Faults, Spec, spec_text
+from gaokao.sources import Raw as Raw
+from gaokao.sources import read_raw as read_raw
 
 SUBJECTS = ("语文", "数学", "英语", "物理", "化学", "生物", "政治", "历史", "地理")
 TYPES = ("单选题", "多选题", "填空题", "主观题")
@@ -68,14 +70,6 @@ class Record:
         return {**row, **self.extra}
 
 
-class Raw(NamedTuple):
-    """One entry of a file before validation: where it stands, and the object or what is wrong with it."""
-
-    where: str
-    value: Any = None
-    fault: str = ""
-
-
 def join_answers(answers: Iterable[str]) -> str:
     """One text for the answers of all sub-questions: several are numbered （1）（2）…, one stands alone."""
     parts = list(answers)
@@ -103,75 +97,6 @@ def split_answers(text: str) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def read_raw(path: Path) -> Iterator[Raw]:
-    """Yield the entries of a JSON list or JSON Lines file; JSON Lines are read line by line (bounded memory).
-
-    Raises:
-        UserError: the file is missing, unreadable, not UTF-8, or not JSON at all.
-    """
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            first = ""
-            while not first.strip():
-                first = file.readline()
-                if not first:
-                    raise UserError(f"{path}: the file is empty; a data file is a JSON list or JSON Lines of records")
-            file.seek(0)
-            if first.lstrip().startswith("["):
-                yield from _read_list(path, file.read())
-            else:
-                yield from _read_lines(path, file)
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such data file; set data.train and data.test in config.yaml") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: is a folder; name the data file in it") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: {_encoding_hint(path, error)}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-
-
-def _encoding_hint(path: Path, error: UnicodeDecodeError) -> str:
-    try:
-        sample = path.read_bytes()[:200_000]
-        # The cut may fall inside a character; one bad byte at the end says nothing.
-        sample.decode("gb18030", errors="strict") if len(sample) < 200_000 else sample[:-4].decode("gb18030")
-    except (UnicodeDecodeError, OSError):
-        return f"is not UTF-8 text (byte {error.start}); save it as UTF-8"
-    return f"is not UTF-8 but looks like GB18030/GBK; convert it: iconv -f GB18030 -t UTF-8 {path.name} > utf8.json"
-
-
-def _read_list(path: Path, text: str) -> Iterator[Raw]:
-    try:
-        rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: is not JSON ({error.msg}, column {error.colno}); mend or remove it") from (
-            None
-        )
-    for index, row in enumerate(rows):
-        yield Raw(f"{path}[{index}]", row)
-
-
-def _read_lines(path: Path, lines: Iterable[str]) -> Iterator[Raw]:
-    good = False
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            if not good:
-                raise UserError(
-                    f"{where}: is not JSON ({error.msg}, column {error.colno}); a data file is a JSON list, "
-                    "or JSON Lines with one record a line"
-                ) from None
-            yield Raw(where, fault=f"is not JSON ({error.msg}, column {error.colno}); mend or remove the line")
-            continue
-        good = True
-        yield Raw(where, value)
-
-
 def parse_record(raw: Raw, position: int, purpose: Purpose) -> tuple[Record | None, list[str]]:
     """Validate one entry; return the record, or `None` and every fault with place, value found and remedy.
 
@@ -187,7 +112,7 @@ def parse_record(raw: Raw, position: int, purpose: Purpose) -> tuple[Record | No
     row: dict[str, Any] = {}
     faults: list[str] = []
     for key, value in raw.value.items():
-        name = KEY_ALIASES.get(key, key)
+        name = KEY_ALIASES.get(str(key), str(key))
         if name in row:
             faults.append(f"{key} and {name} are the same key, given twice; keep one")
         row[name] = value
@@ -227,13 +152,11 @@ def parse_record(raw: Raw, position: int, purpose: Purpose) -> tuple[Record | No
     return Record(str(identity), subject, kind, textbook, outside, question, answer, analysis, extra), []
 
 
-def _one_of(
-    shown: str, value: Any, choices: tuple[str, ...], aliases: dict[str, str], faults: list[str]
-) -> str:
+def _one_of(shown: str, value: Any, choices: tuple[str, ...], aliases: dict[str, str], faults: list[str]) -> str:
     if isinstance(value, str):
-        value = aliases.get(value.strip(), value.strip())
-        if value in choices:
-            return value
+        name = aliases.get(value.strip(), value.strip())
+        if name in choices:
+            return name
     found = "is missing" if value is None else f"is {_shown(value)}"
     faults.append(f"{shown} {found}; it must be one of {' '.join([*choices, *aliases])}")
     return ""
@@ -260,7 +183,9 @@ def _checked(shown: str, value: str, faults: list[str]) -> str:
     if found := CHAT_MARKER.search(value):
         faults.append(f"{shown} contains the chat marker {found.group()}, which would end the turn; remove it")
     if found := HEADER.search(value):
-        faults.append(f"{shown} has a line that begins with {found.group().strip()!r}, a header of the answer; reword it")
+        faults.append(
+            f"{shown} has a line that begins with {found.group().strip()!r}, a header of the answer; reword it"
+        )
     return value.replace("\r\n", "\n")
 
 
@@ -269,29 +194,34 @@ def _shown(value: Any, limit: int = 40) -> str:
     return text if len(text) <= limit else text[:limit] + "…"
 
 
-def load_records(path: str | Path, purpose: Purpose = "train") -> list[Record]:
-    """Read and validate a data file.
+def load_records(spec: Spec, purpose: Purpose = "train") -> list[Record]:
+    """Read and validate one data file, or several, a folder, or a dataset on the hub (`gaokao.sources`).
 
     Raises:
-        UserError: the file cannot be read, or holds faulty records: all of them, each with place and remedy.
+        UserError: a source cannot be read, or holds faulty records: all of them, each with place and remedy.
     """
-    path = Path(path)
     records: list[Record] = []
-    faults: list[str] = []
+    faults = Faults()
     seen: dict[str, str] = {}
-    for position, raw in enumerate(read_raw(path)):
-        record, found = parse_record(raw, position, purpose)
-        faults += found
-        if record is None:
-            continue
-        if record.id in seen:
-            faults.append(f"{raw.where} (id {record.id}): the id is also that of {seen[record.id]}; give it another")
-        seen.setdefault(record.id, raw.where)
-        records.append(record)
-    if faults:
-        raise UserError(faults_text(f"{path}: {len(faults)} fault(s) in the records:", faults))
+    try:
+        for position, raw in enumerate(read_raw(spec)):
+            record, found = parse_record(raw, position, purpose)
+            faults.add(*found)
+            if record is None:
+                continue
+            if record.id in seen:
+                faults.add(f"{raw.where} (id {record.id}): the id is also that of {seen[record.id]}; give it another")
+            seen.setdefault(record.id, raw.where)
+            records.append(record)
+    except UserError as error:
+        # The only file breaks off: what was wrong above the break is worth as much as the break.
+        if not faults.count:
+            raise
+        faults.add(str(error))
+    if faults.count:
+        raise UserError(faults.text(spec))
     if not records:
-        raise UserError(f"{path}: holds no records; a data file is a JSON list or JSON Lines of records")
+        raise UserError(f"{spec_text(spec)}: holds no records; {FORMATS}")
     return records
 
 

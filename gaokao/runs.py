@@ -42,8 +42,7 @@ def make_folder(folder: Path) -> Path:
         probe.unlink()
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be written to ({error.strerror}); set output.dir to a folder of yours, "
-            "--output.dir DIR"
+            f"{folder}: cannot be written to ({error.strerror}); set output.dir to a folder of yours, --output.dir DIR"
         ) from None
     return folder
 
@@ -87,7 +86,11 @@ def git_revision() -> str | None:
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-            cwd=here, capture_output=True, text=True, timeout=10, check=True,
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -11,6 +11,7 @@ import json
 import math
 import os
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -33,46 +34,56 @@ CHAT_TEMPLATE = (
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
 
-# Everything that decides the weights; the folder's name is a hash of it, so a change makes a new base.
-RECIPE = {
-    "version": 1,
-    "vocabulary": 4096,
-    "hidden": 256,
-    "layers": 4,
-    "heads": 4,
-    "key_value_heads": 2,
-    "intermediate": 1024,
-    "context": 4096,
-    "steps": 500,
-    "rows": 8,
-    "row_tokens": 256,
-    "learning_rate": 6e-3,
-    "warmup_steps": 20,
-    "seed": 1,
-}
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights, beside the data; a change makes a new base in a new folder."""
+
+    vocabulary: int = 4096
+    hidden: int = 256
+    layers: int = 4
+    heads: int = 4
+    key_value_heads: int = 2
+    intermediate: int = 1024
+    context: int = 4096
+    longest: int = 700
+    """Characters; longer items are left out. The model must know its texts almost by heart within the time there is."""
+    steps: int = 400
+    rows: int = 4
+    row_tokens: int = 512
+    noise: float = 0.1
+    """Share of the tokens read that are replaced by random ones."""
+    learning_rate: float = 6e-3
+    warmup_steps: int = 20
+    seed: int = 1
+    version: int = 1
+    """Raised when the code below changes what the same numbers make."""
 
 
-def build(folder: Path, say: Callable[[str], None], data: Path = BUNDLED) -> Path:
+def build(folder: Path, say: Callable[[str], None], data: Path = BUNDLED, recipe: Recipe | None = None) -> Path:
     """Make the tiny base, or find the one that was made from the same data and recipe.
 
     Args:
         folder: where bases are kept; the base gets a folder of its own in it.
         say: prints a line of progress.
         data: the records that the tokenizer and the weights are made from.
+        recipe: shape and pre-training; the shipped one by default.
 
     Returns:
         A Transformers folder. The same inputs give the same weights on the same machine.
     """
+    recipe = recipe or Recipe()
     records = load_records(data)
-    made_from = {"recipe": RECIPE, "data": fingerprint(records)}
+    made_from = {"recipe": asdict(recipe), "data": fingerprint(records)}
     key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
     target = folder / f"tiny-{key}"
     if (target / "config.json").exists():
         return target
-    texts = [plain_text(record) for record in records]
-    tokenizer = train_tokenizer(texts)
-    say(f"making {target.name} once: a Qwen2 with {_shape()}, about a minute")
-    model = pretrain(texts, tokenizer, say)
+    pieces = [plain_pieces(record) for record in records]
+    texts = [piece for group in pieces if sum(map(len, group)) <= recipe.longest for piece in group]
+    tokenizer = train_tokenizer(texts, recipe)
+    say(f"making {target.name} once: a Qwen2 of {recipe.layers} layers, {recipe.steps} steps, one to three minutes")
+    model = pretrain(texts, tokenizer, recipe, say)
     part = target.with_name(f"{target.name}.part{os.getpid()}")
     model.save_pretrained(part, safe_serialization=True)
     tokenizer.save_pretrained(part)
@@ -85,19 +96,19 @@ def build(folder: Path, say: Callable[[str], None], data: Path = BUNDLED) -> Pat
     return target
 
 
-def plain_text(record: Record) -> str:
-    """A record as running text: passages, question, answer and explanation, without headers or chat turns."""
-    parts = [record.textbook, record.outside, record.question, join_answers(record.answer), record.analysis]
-    return "\n".join(part for part in parts if part)
+def plain_pieces(record: Record) -> list[str]:
+    """A record as running text: each passage, and the question with answer and explanation; no headers, no chat turns."""
+    question = "\n".join([record.question, join_answers(record.answer), record.analysis])
+    return [piece for piece in (record.textbook, record.outside, question) if piece]
 
 
-def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: list[str], recipe: Recipe = Recipe()) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer (any text is representable) with Qwen2.5's special tokens and ChatML template."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=RECIPE["vocabulary"],
+        vocab_size=recipe.vocabulary,
         special_tokens=[END_OF_TEXT, TURN_START, TURN_END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -109,22 +120,22 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
         pad_token=END_OF_TEXT,
         additional_special_tokens=[TURN_START],
         clean_up_tokenization_spaces=False,
-        model_max_length=RECIPE["context"],
+        model_max_length=recipe.context,
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
 
-def new_model(vocabulary: int, pad: int, eos: int) -> Qwen2ForCausalLM:
+def new_model(recipe: Recipe, vocabulary: int, pad: int, eos: int) -> Qwen2ForCausalLM:
     """A Qwen2 of the recipe's shape with random weights."""
     config = Qwen2Config(
         vocab_size=vocabulary,
-        hidden_size=RECIPE["hidden"],
-        intermediate_size=RECIPE["intermediate"],
-        num_hidden_layers=RECIPE["layers"],
-        num_attention_heads=RECIPE["heads"],
-        num_key_value_heads=RECIPE["key_value_heads"],
-        max_position_embeddings=RECIPE["context"],
+        hidden_size=recipe.hidden,
+        intermediate_size=recipe.intermediate,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.key_value_heads,
+        max_position_embeddings=recipe.context,
         tie_word_embeddings=False,
         pad_token_id=pad,
         eos_token_id=eos,
@@ -133,27 +144,30 @@ def new_model(vocabulary: int, pad: int, eos: int) -> Qwen2ForCausalLM:
     return Qwen2ForCausalLM(config)
 
 
-def pretrain(texts: list[str], tokenizer: PreTrainedTokenizerFast, say: Callable[[str], None]) -> Qwen2ForCausalLM:
-    """Plain next-token training over the texts, joined by the end-of-text token.
+def pretrain(
+    texts: list[str], tokenizer: PreTrainedTokenizerFast, recipe: Recipe, say: Callable[[str], None]
+) -> Qwen2ForCausalLM:
+    """Plain next-token training on rows of pieces in random order.
 
-    Rows start at random places, so that the model does not learn positions by heart.
+    In a fixed order the model would learn each question as the continuation of its own passages, and be lost after a
+    passage that it has never seen; in random order it learns to tell a text from whatever stands before it.
     """
     # A generator of our own and a forked global state: the caller's random numbers stay as they were.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(RECIPE["seed"])
-        model = new_model(len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id)
-        draw = torch.Generator().manual_seed(RECIPE["seed"])
-        stream: list[int] = []
-        for text in texts:
-            stream += [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.pad_token_id]
-        tokens = torch.tensor(stream)
-        length, steps, warmup = RECIPE["row_tokens"], RECIPE["steps"], RECIPE["warmup_steps"]
+        torch.manual_seed(recipe.seed)
+        model = new_model(recipe, len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id)
+        draw = torch.Generator().manual_seed(recipe.seed)
+        pieces = [
+            torch.tensor([*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.pad_token_id])
+            for text in texts
+        ]
+        length, steps, warmup = recipe.row_tokens, recipe.steps, recipe.warmup_steps
         # Muon on the matrices of the layers learns several times as much per step here as AdamW on everything:
         # measured at 200 steps, a loss of 3.7 instead of 5.7.
         matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
         inside = {id(p) for p in matrices}
         others = [p for p in model.parameters() if id(p) not in inside]
-        rate = RECIPE["learning_rate"]
+        rate = recipe.learning_rate
         optimizers: list[torch.optim.Optimizer] = [
             torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.95), weight_decay=0.01),
@@ -167,10 +181,13 @@ def pretrain(texts: list[str], tokenizer: PreTrainedTokenizerFast, say: Callable
         ]
         model.train()
         for step in range(steps):
-            starts = torch.randint(0, len(tokens) - length, (RECIPE["rows"],), generator=draw)
-            rows = torch.stack([tokens[start : start + length] for start in starts])
+            rows = torch.stack([_row(pieces, length, draw) for _ in range(recipe.rows)])
+            # Wrong tokens among those it reads, but not among those it learns: a small model strays when it generates,
+            # and this teaches it to find its way back to a text that it knows.
+            wrong = torch.rand(rows.shape, generator=draw) < recipe.noise
+            noise = torch.randint(len(tokenizer), rows.shape, generator=draw)
             with torch.autocast("cpu", torch.bfloat16):
-                loss = model(input_ids=rows, labels=rows, use_cache=False).loss
+                loss = model(input_ids=torch.where(wrong, noise, rows), labels=rows, use_cache=False).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for optimizer, schedule in zip(optimizers, schedules, strict=True):
@@ -182,5 +199,14 @@ def pretrain(texts: list[str], tokenizer: PreTrainedTokenizerFast, say: Callable
     return model.eval()
 
 
-def _shape() -> str:
-    return f"{RECIPE['layers']} layers of {RECIPE['hidden']}, {RECIPE['steps']} steps"
+def _row(pieces: list[torch.Tensor], length: int, draw: torch.Generator) -> torch.Tensor:
+    """Token ids of random pieces one after another, from a random place in the first, `length` in all."""
+    row: list[torch.Tensor] = []
+    missing = length
+    while missing > 0:
+        piece = pieces[int(torch.randint(len(pieces), (1,), generator=draw))]
+        if not row:
+            piece = piece[int(torch.randint(len(piece), (1,), generator=draw)) :]
+        row.append(piece[:missing])
+        missing -= len(row[-1])
+    return torch.cat(row)

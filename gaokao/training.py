@@ -70,9 +70,9 @@ def hold_out(records: Sequence[Record], share: float, seed: int) -> tuple[list[R
     return train, [record for index, record in enumerate(records) if index in chosen]
 
 
-def as_dataset(records: Sequence[Record]) -> datasets.Dataset:
-    """Records in trl's conversational prompt-completion form."""
-    return datasets.Dataset.from_list([dict(format_chat(record)) for record in records])
+def as_dataset(records: Sequence[Record], mixed: Sequence[Example] = ()) -> datasets.Dataset:
+    """Records, and other examples after them, in trl's conversational prompt-completion form."""
+    return datasets.Dataset.from_list([*(dict(format_chat(record)) for record in records), *map(dict, mixed)])
 
 
 def sft_arguments(
@@ -212,8 +212,18 @@ def build_trainer(
     lora: LoraConfig,
     train: Sequence[Record],
     validation: Sequence[Record],
+    mixed: Sequence[Example] = (),
 ) -> SFTTrainer:
     """trl's trainer with the adapter in fp32 and callbacks for progress and NaN.
+
+    Args:
+        model: the base.
+        tokenizer: its tokenizer.
+        arguments: trl's settings.
+        lora: the adapter.
+        train: what is learnt.
+        validation: what the validation loss is measured on; may be empty.
+        mixed: general chats learnt beside the records, never validated on.
 
     Raises:
         UserError: the adapter's target modules are not in the model.
@@ -225,15 +235,15 @@ def build_trainer(
             args=arguments,
             processing_class=tokenizer,
             peft_config=lora,
-            train_dataset=as_dataset(train),
+            train_dataset=as_dataset(train, mixed),
             eval_dataset=as_dataset(validation) if validation else None,
         )
     except ValueError as error:
         if "arget modules" not in str(error):
             raise
-        raise UserError(f"lora.target_modules = {lora.target_modules}: the model has none of them; use all-linear") from (
-            error
-        )
+        raise UserError(
+            f"lora.target_modules = {lora.target_modules}: the model has none of them; use all-linear"
+        ) from (error)
     finally:
         datasets.enable_progress_bars()
     trainable_in_fp32(trainer.model.parameters())
@@ -304,7 +314,9 @@ def metrics_text(metrics: dict[str, float]) -> str:
 
 def count_tokens(dataset: datasets.Dataset) -> dict[str, int]:
     """Rows, sequences, tokens, and tokens that carry loss, in a prepared dataset."""
-    sequences = sum(len(row) for row in dataset["seq_lengths"]) if "seq_lengths" in dataset.column_names else len(dataset)
+    sequences = (
+        sum(len(row) for row in dataset["seq_lengths"]) if "seq_lengths" in dataset.column_names else len(dataset)
+    )
     labels = dataset["labels"]
     return {
         "rows": len(dataset),

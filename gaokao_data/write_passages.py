@@ -38,6 +38,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -120,11 +121,11 @@ GIVE_UP_AFTER = 20
 PASSAGE_SOURCE, LEAKS = "passage_source", "leaks"
 
 
-class RecordFailed(Exception):
+class RecordError(Exception):
     """One record got no passages; the others may. The text is the reason."""
 
 
-class Malformed(Exception):
+class MalformedError(Exception):
     """The endpoint answered, but not with what was asked for; asking again may help. The text is the reason."""
 
 
@@ -157,8 +158,8 @@ class Usage:
     def __str__(self) -> str:
         unknown = f" ({self.without_usage} without a count)" if self.without_usage else ""
         return (
-            f"{self.prompt_tokens:,} prompt + {self.completion_tokens:,} completion in {self.replies} replies{unknown}; "
-            f"{self.retries} retries, {self.asked_again} answers asked for again"
+            f"{self.prompt_tokens:,} prompt + {self.completion_tokens:,} completion in {self.replies} replies"
+            f"{unknown}; {self.retries} retries, {self.asked_again} answers asked for again"
         )
 
 
@@ -216,23 +217,23 @@ def parse_passages(text: str) -> tuple[str, str]:
     """Read 课本内容 and 课外内容 from an answer; text before the first head, thoughts and Markdown marks are passed over.
 
     Raises:
-        Malformed: a part is missing, too short or too long, or could not stand in a record.
+        MalformedError: a part is missing, too short or too long, or could not stand in a record.
     """
     text = _FENCE.sub("", _THOUGHT.sub("", text))
     heads = list(_HEAD.finditer(text))
     parts: dict[str, str] = {}
-    for head, following in zip(heads, [*heads[1:], None], strict=True):
+    for head, following in zip_longest(heads, heads[1:]):
         body = text[head.end() : following.start() if following else len(text)].strip().strip("*").strip()
         parts.setdefault(head["name"], re.sub(r"\s*\n\s*", "\n", body))
     low, high = ACCEPTED_WORDS
     for name in (TEXTBOOK, OUTSIDE):
         part = parts.get(name, "")
         if not part:
-            raise Malformed(f"the answer has no {name}")
+            raise MalformedError(f"the answer has no {name}")
         if not low <= (words := count_words(part)) <= high:
-            raise Malformed(f"{name} has {words} characters or words instead of 80 to 300")
+            raise MalformedError(f"{name} has {words} characters or words instead of 80 to 300")
         if found := CHAT_MARKER.search(part) or HEADER.search(part):
-            raise Malformed(f"{name} contains {found.group().strip()!r}, which no record may")
+            raise MalformedError(f"{name} contains {found.group().strip()!r}, which no record may")
     return parts[TEXTBOOK], parts[OUTSIDE]
 
 
@@ -324,8 +325,8 @@ class Endpoint:
 
         Raises:
             UserError: the run must stop, for the reason in the text.
-            RecordFailed: this request was refused, or failed after all retries.
-            Malformed: the reply holds no text, or only the beginning of one.
+            RecordError: this request was refused, or failed after all retries.
+            MalformedError: the reply holds no text, or only the beginning of one.
         """
         import openai
 
@@ -354,8 +355,8 @@ class Endpoint:
                     ) from None
             if retry == self.retries:
                 if not self.answered.is_set():
-                    raise UserError(f"{self.place}: {fault}, {retry} retries in vain; try again later") from None
-                raise RecordFailed(f"{fault}, {retry} retries in vain")
+                    raise UserError(f"{self.place}: {fault}, {retry} retries in vain; check --model, or try later")
+                raise RecordError(f"{fault}, {retry} retries in vain")
             await self._back_off(retry, delay, fault)
             retry += 1
 
@@ -370,11 +371,11 @@ class Endpoint:
         # The raw body, because the client builds its objects without checking them: any JSON would pass for a reply.
         reply = await self.client.chat.completions.with_raw_response.create(
             model=self.model,
-            messages=[dict(message) for message in messages],  # type: ignore[misc]
+            messages=messages,
             extra_headers=self.headers,
             **options,
         )
-        return reply.http_response.text
+        return str(reply.http_response.text)
 
     def _text_of(self, body: str) -> str:
         try:
@@ -382,14 +383,17 @@ class Endpoint:
             choice = reply["choices"][0]
             text = choice["message"]["content"]
         except (ValueError, LookupError, TypeError):
-            raise Malformed(f"the reply is not a chat completion: {self._shown(body) or 'empty'}") from None
+            raise MalformedError(f"the reply is not a chat completion: {self._shown(body) or 'empty'}") from None
         self.answered.set()
         self._count(reply.get("usage"))
         if choice.get("finish_reason") == "length":
-            raise Malformed(f"the answer was cut off; raise --max-tokens {self.max_tokens}")
+            raise MalformedError(f"the answer was cut off at --max-tokens {self.max_tokens}; raise it")
         if not isinstance(text, str) or not text.strip():
-            raise Malformed(f"the answer holds no text (finish_reason {self._shown(str(choice.get('finish_reason')))})")
-        return text
+            raise MalformedError(
+                f"the answer holds no text (finish_reason {self._shown(str(choice.get('finish_reason')))})"
+            )
+        # JSON may hold half of a surrogate pair, which no file can.
+        return text.encode("utf-8", "replace").decode()
 
     def _count(self, usage: Any) -> None:
         self.usage.replies += 1
@@ -423,7 +427,7 @@ class Endpoint:
             target = self._shown(error.response.headers.get("location", "elsewhere"))
             raise UserError(f"{self.place}: redirects to {target}, which is not followed; correct --base-url") from None
         if status not in (408, 409, 425, 429) and status < 500:
-            raise RecordFailed(fault) from None
+            raise RecordError(fault) from None
 
     async def _pause(self) -> None:
         """Wait as long as the endpoint has asked all of us to."""
@@ -434,6 +438,9 @@ class Endpoint:
 
     async def _back_off(self, retry: int, asked: float | None, fault: str) -> None:
         self.usage.retries += 1
+        if not self.answered.is_set():
+            # The progress bar stands still until the first answer: say why.
+            print(f"\n{self.place}: {fault}; retry {retry + 1} of {self.retries}", file=sys.stderr)
         if not asked:
             await asyncio.sleep(min(self.backoff * 2**retry, GREATEST_BACKOFF) * random.uniform(0.5, 1.0))
             return
@@ -453,7 +460,7 @@ def _message_of(error: "openai.APIStatusError") -> str:
     body = error.body
     if isinstance(body, dict) and isinstance(body.get("message"), str):
         return str(body["message"])
-    return error.response.text
+    return str(error.response.text)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -476,7 +483,7 @@ async def write_one(endpoint: Endpoint, record: Record) -> Passages:
 
     Raises:
         UserError: the run must stop.
-        RecordFailed: no answer could be used.
+        RecordError: no answer could be used.
     """
     best: Passages | None = None
     note = reason = ""
@@ -484,10 +491,10 @@ async def write_one(endpoint: Endpoint, record: Record) -> Passages:
         endpoint.usage.asked_again += ask > 0
         try:
             textbook, outside = parse_passages(await endpoint.complete(render_task(record, note)))
-        except Malformed as fault:
+        except MalformedError as fault:
             note, reason = MALFORMED_NOTE, str(fault)
             continue
-        except RecordFailed:
+        except RecordError:
             # A leaking answer that is paid for is worth more than none.
             if best:
                 break
@@ -501,7 +508,7 @@ async def write_one(endpoint: Endpoint, record: Record) -> Passages:
         return best
     if not endpoint.answered.is_set():
         raise UserError(f"{endpoint.place}: {reason}; --base-url usually ends in /v1")
-    raise RecordFailed(f"{reason} ({ASKS} answers)")
+    raise RecordError(f"{reason} ({ASKS} answers)")
 
 
 async def write_all(
@@ -528,7 +535,7 @@ async def write_all(
     Raises:
         UserError: the run had to stop.
     """
-    from tqdm import tqdm  # type: ignore[import-untyped]
+    from tqdm import tqdm
 
     failed: dict[str, str] = {}
     in_a_row = 0
@@ -541,7 +548,7 @@ async def write_all(
         for key, record in queue:
             try:
                 passages = await write_one(endpoint, record)
-            except RecordFailed as reason:
+            except RecordError as reason:
                 failed[key] = str(reason)
                 in_a_row += 1
                 if in_a_row >= give_up_after:
@@ -693,7 +700,7 @@ def _write_out(out: Path, records: list[Record], before: list[Any]) -> Path | No
     else:
         write_json(out, rows)
     # The partial file goes next: what was paid for must be on the disk before.
-    with out.open("rb") as file:
+    with out.open("r+b") as file:
         os.fsync(file.fileno())
     return aside
 
@@ -811,10 +818,9 @@ def _has_passage(record: Record) -> bool:
 
 
 def _how_to_go_on(journal: Journal, usage: Usage) -> str:
-    kept = (
-        f"{len(journal.results)} finished records are kept in {journal.path}" if journal.results else "nothing is lost"
-    )
-    return f"{kept}; the same command goes on with the others\ntokens    {usage}"
+    count = len(journal.results)
+    kept = f"{count} finished records are kept in {journal.path}; " if count else ""
+    return f"{kept}the same command goes on with what is missing\ntokens    {usage}"
 
 
 def report(summary: Summary, out: Path) -> str:

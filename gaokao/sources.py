@@ -1,0 +1,385 @@
+"""Where raw entries come from: JSON, JSON Lines, CSV and Parquet files, folders of them, datasets on the hub.
+
+Nothing is validated here beyond the file format: an entry is whatever stands there, with the place it stands at.
+JSON Lines and CSV are read line by line, so memory stays bounded whatever the size of the file (42 MB for one of
+200 MB); Parquet by row groups, as large as its writer made them. A JSON list has to be read whole: a huge one belongs
+into JSON Lines.
+"""
+
+import codecs
+import csv
+import datetime
+import decimal
+import itertools
+import json
+import os
+import re
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gaokao.errors import UserError, faults_text
+
+Spec = str | Path | Sequence[str | Path]
+"""One file, folder or `hub:owner/name[:split]`, or several of them."""
+
+HUB = "hub:"
+# What counts as data in a folder. A file that is named itself may be called anything; other suffixes are read as JSON.
+DATA_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+# What `datasets` and the hub write beside the data, in JSON as well.
+NOT_DATA = ("dataset_info.json", "dataset_infos.json", "state.json")
+REMEDIES = {
+    **dict.fromkeys((".xlsx", ".xls", ".et", ".ods"), "is a spreadsheet; save it as CSV UTF-8"),
+    **dict.fromkeys(
+        (".gz", ".zip", ".7z", ".rar", ".bz2", ".xz", ".zst"), "is packed; unpack it and name what is inside"
+    ),
+    **dict.fromkeys((".doc", ".docx", ".pdf"), "is a document; bring its questions into a table and save that as CSV"),
+    ".arrow": "is an Arrow file; write it as Parquet: datasets.load_from_disk(...).to_parquet(...)",
+}
+# Columns of a CSV file whose cells may hold a JSON list: several sub-questions, the turns of a chat.
+LIST_COLUMNS = ("answer", "参考答案", "messages")
+FORMATS = "a data file is a JSON list, JSON Lines with one record a line, CSV or Parquet"
+
+PARQUET_ROWS_AT_ONCE = 256
+MAX_FAULTS = 50
+
+
+class Raw(NamedTuple):
+    """One entry before validation: where it stands (`file:line` or `file[index]`), and the object or what is wrong."""
+
+    where: str
+    value: Any = None
+    fault: str = ""
+
+
+class Faults:
+    """What is wrong with a data set: the first `MAX_FAULTS` in words, the rest as a number.
+
+    A file of another kind can have a fault in each of its million lines; neither memory nor the screen should.
+    """
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.count = 0
+
+    def add(self, *texts: str) -> None:
+        """Add faults, each with its place and remedy."""
+        self.count += len(texts)
+        self.texts += texts[: max(0, MAX_FAULTS - len(self.texts))]
+
+    def text(self, spec: Spec) -> str:
+        """One message for all of them."""
+        more = self.count - len(self.texts)
+        rest = [f"and {more} more; mend these and run it again"] if more else []
+        return faults_text(f"{spec_text(spec)}: {self.count} fault(s) in the records:", [*self.texts, *rest])
+
+
+class _UnreadableError(Exception):
+    """A source, or its rest, cannot be read."""
+
+    def __init__(self, where: object, fault: str) -> None:
+        super().__init__(where, fault)
+        self.where, self.fault = str(where), fault
+
+
+def spec_text(spec: Spec) -> str:
+    """The sources in a few words, for the head of a message."""
+    names = [str(spec)] if isinstance(spec, str | Path) else [str(part) for part in spec]
+    return ", ".join(names if len(names) <= 3 else [*names[:2], f"and {len(names) - 2} more"])
+
+
+def as_arguments(spec: Spec) -> str:
+    """The sources as a shell command takes them."""
+    return shlex.join([str(spec)] if isinstance(spec, str | Path) else map(str, spec))
+
+
+def read_raw(spec: Spec) -> Iterator[Raw]:
+    """Yield the entries of one source or several, in the order given; the files of a folder by name.
+
+    A source that cannot be read to its end is an entry with a fault where it is one of several, so that the others are
+    checked as well.
+
+    Raises:
+        UserError: it is the only source: missing, unreadable, cut off, not UTF-8, or not of its format at all.
+    """
+    sources = _expand([spec] if isinstance(spec, str | Path) else spec)
+    seen: set[str] = set()
+    for source in sources:
+        try:
+            place = os.path.realpath(source) if isinstance(source, Path) else source
+            if place in seen:
+                raise _UnreadableError(
+                    source, "is named twice, or lies in a folder that is named as well; name it once"
+                )
+            seen.add(place)
+            yield from _read_source(source)
+        except _UnreadableError as error:
+            if len(sources) == 1:
+                raise UserError(f"{error.where}: {error.fault}") from None
+            yield Raw(error.where, fault=error.fault)
+
+
+def _expand(parts: Iterable[str | Path]) -> list[str | Path]:
+    """Folders replaced by their data files; one without any stays, for `_read_source` to complain about."""
+    sources: list[str | Path] = []
+    for part in parts:
+        if isinstance(part, str) and part.startswith(HUB):
+            sources.append(part)
+        else:
+            sources += _data_files(Path(part)) or [Path(part)]
+    return sources
+
+
+def _data_files(folder: Path) -> list[Path]:
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return []
+    files = [folder / name for name in names if not name.startswith(".") and name not in NOT_DATA]
+    return [file for file in files if file.suffix.lower() in DATA_SUFFIXES and file.is_file()]
+
+
+def _read_source(source: str | Path) -> Iterator[Raw]:
+    if isinstance(source, str):
+        yield from _read_hub(source)
+        return
+    suffix = source.suffix.lower()
+    try:
+        if os.path.isdir(source):
+            raise _UnreadableError(
+                source, f"is a folder without data files ({', '.join(DATA_SUFFIXES)}); {_listing(source)}"
+            )
+        if suffix in REMEDIES and source.exists():
+            raise _UnreadableError(source, REMEDIES[suffix])
+        yield from _READERS.get(suffix, _read_json)(source)
+    except FileNotFoundError:
+        raise _UnreadableError(
+            source,
+            "there is no such data file; set data.train, data.test or data.mix in config.yaml (a dataset on the hub is "
+            f"written {HUB}owner/name)",
+        ) from None
+    except OSError as error:
+        fault = f"cannot be read ({error.strerror or error}); check the file and its permissions"
+        raise _UnreadableError(source, fault) from None
+
+
+def _listing(folder: Path) -> str:
+    names = sorted(os.listdir(folder))
+    return f"it holds {', '.join(names[:5])}{' …' if len(names) > 5 else ''}" if names else "it is empty"
+
+
+def _text_lines(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 file with their ends, without a BOM. Decoded one by one, so that a bad byte has a line."""
+    ascii_so_far = True
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if number == 1:
+                if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and b"\0" in line:
+                    raise _UnreadableError(path, f"is UTF-16 text; {_conversion(path, 'UTF-16')}")
+                line = line.removeprefix(codecs.BOM_UTF8)
+            try:
+                text = line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                if error.reason == "unexpected end of data" and error.end == len(line):
+                    fault = "ends in the middle of a character: the file is cut off; copy or download it again"
+                elif ascii_so_far and _is_chinese_in_gb18030(line):
+                    fault = f"is not UTF-8 but looks like GB18030/GBK; {_conversion(path, 'GB18030')}"
+                else:
+                    fault = (
+                        f"is not UTF-8 (byte {error.start + 1} of the line); mend the line, or save the file as UTF-8"
+                    )
+                raise _UnreadableError(f"{path}:{number}", fault) from None
+            ascii_so_far = ascii_so_far and text.isascii()
+            yield text
+
+
+def _conversion(path: Path, encoding: str) -> str:
+    name = shlex.quote(path.name)
+    return f"convert it: iconv -f {encoding} -t UTF-8 {name} > utf8-{name} (or save it as UTF-8 in an editor)"
+
+
+def _is_chinese_in_gb18030(line: bytes) -> bool:
+    # Damaged UTF-8 often decodes as well, but into rare characters; running text stays within GB2312's 7,000.
+    try:
+        letters = [letter for letter in line.decode("gb18030") if not letter.isascii()]
+    except UnicodeDecodeError:
+        return False
+    return len("".join(letters).encode("gb2312", "ignore")) >= 2 * 0.8 * len(letters)
+
+
+def _read_json(path: Path) -> Iterator[Raw]:
+    lines = enumerate(_text_lines(path), 1)
+    first = next(((number, line) for number, line in lines if line.strip()), None)
+    if first is None:
+        raise _UnreadableError(path, f"the file is empty; {FORMATS}")
+    if first[1].lstrip().startswith("["):
+        yield from _read_list(path, first[0], first[1] + "".join(line for _, line in lines))
+    else:
+        yield from _read_lines(path, itertools.chain([first], lines))
+
+
+def _read_list(path: Path, line: int, text: str) -> Iterator[Raw]:
+    rows, fault, offset = _parse_json(text)
+    if fault:
+        raise _UnreadableError(f"{path}:{line + offset}", f"{fault}; mend it, or copy or download the file again")
+    escaped = "\\u" in text
+    for index, row in enumerate(rows):
+        yield Raw(f"{path}[{index}]", row, _half_character(row) if escaped else "")
+
+
+def _read_lines(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[Raw]:
+    good = False
+    for number, line in lines:
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        value, fault, _ = _parse_json(line)
+        if fault and not good:
+            raise _UnreadableError(where, f"{fault}; {FORMATS}")
+        if fault:
+            # Only the last line can lack its end.
+            cut = "" if line.endswith("\n") else ": the file may be cut off here"
+            yield Raw(where, fault=f"{fault}{cut}; mend or remove the line")
+            continue
+        good = True
+        yield Raw(where, value, _half_character(value) if "\\u" in line else "")
+
+
+def _parse_json(text: str) -> tuple[Any, str, int]:
+    """The value, what is wrong with the text, and how many lines down."""
+    try:
+        return json.loads(text), "", 0
+    except json.JSONDecodeError as error:
+        cut = ": it ends too early" if error.pos >= len(text.rstrip()) else ""
+        return None, f"is not JSON ({error.msg}, column {error.colno}{cut})", error.lineno - 1
+    except RecursionError:
+        return None, "is not JSON of records (brackets nested a thousand deep)", 0
+    except ValueError as error:
+        # A number of thousands of digits.
+        return None, f"is not JSON ({error})", 0
+
+
+def _half_character(value: Any) -> str:
+    """A fault where an escape stands for half of a character; such a text cannot be written as UTF-8."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = str(error.object)[error.start]
+        return f"holds half of a character (\\u{ord(half):04x} without its other half); rewrite that text"
+    return ""
+
+
+def _read_csv(path: Path) -> Iterator[Raw]:
+    rows = csv.reader(_text_lines(path), strict=True)
+    start = 1
+    try:
+        header = [name.strip() for name in next(rows, [])]
+        _check_header(path, header)
+        start = rows.line_num + 1
+        for row in rows:
+            where, start = f"{path}:{start}", rows.line_num + 1
+            # Spreadsheets leave rows of empty cells at the end.
+            if not any(row):
+                continue
+            if len(row) != len(header):
+                yield Raw(
+                    where,
+                    fault=f"has {len(row)} cells, the header {len(header)}; put texts that hold commas, quotation marks or "
+                    'line ends in "…", and double the quotation marks in them',
+                )
+                continue
+            yield Raw(where, {name: _cell(name, cell) for name, cell in zip(header, row, strict=True)})
+    except csv.Error as error:
+        raise _UnreadableError(
+            f"{path}:{start}",
+            f"is not CSV from here on ({error}); is a quotation mark not closed or not doubled, or the file cut off?",
+        ) from None
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    if not any(header):
+        raise _UnreadableError(path, "the file is empty; the first line of a CSV file holds the names of the columns")
+    if len(header) == 1 and (found := re.search(r"[;\t]", header[0])):
+        raise _UnreadableError(f"{path}:1", f"its cells are separated by {found.group()!r}; save it with commas")
+    if "" in header:
+        raise _UnreadableError(
+            f"{path}:1",
+            f"column {header.index('') + 1} has no name; name it or remove it (pandas: to_csv(..., index=False))",
+        )
+    if twice := sorted({name for name in header if header.count(name) > 1}):
+        raise _UnreadableError(f"{path}:1", f"has the column {', '.join(twice)} twice; keep one")
+
+
+def _cell(name: str, cell: str) -> Any:
+    if name in LIST_COLUMNS and cell.lstrip().startswith("["):
+        value, fault, _ = _parse_json(cell)
+        # An interval such as [1, 2] is an answer, not a list of answers.
+        if not fault and value and isinstance(value, list) and all(isinstance(part, str | dict) for part in value):
+            return value
+    return cell
+
+
+def _read_parquet(path: Path) -> Iterator[Raw]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise _UnreadableError(path, "reading Parquet needs pyarrow: pip install pyarrow") from None
+    index = 0
+    try:
+        with path.open("rb") as opened, parquet.ParquetFile(opened, pre_buffer=False) as file:
+            for batch in file.iter_batches(batch_size=PARQUET_ROWS_AT_ONCE):
+                for row in batch.to_pylist():
+                    yield _plain(f"{path}[{index}]", row)
+                    index += 1
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        raise _UnreadableError(
+            f"{path}[{index}]" if index else path,
+            f"is not Parquet, or damaged or cut off ({_first_line(error)}); copy or download it again",
+        ) from None
+
+
+def _read_hub(spec: str) -> Iterator[Raw]:
+    name, _, split = spec.removeprefix(HUB).partition(":")
+    split = split or "train"
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise _UnreadableError(spec, f"is not a dataset on the hub; write {HUB}owner/name or {HUB}owner/name:split")
+    # Read when the library is imported, which is before the scripts quiet it. Nothing is sent anywhere.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        import datasets
+    except ImportError:
+        raise _UnreadableError(spec, "reading from the hub needs datasets: pip install datasets") from None
+    try:
+        rows = datasets.load_dataset(name, split=split)
+    except Exception as error:  # noqa: BLE001 - network, rights, names: four libraries raise errors of their own here
+        raise _UnreadableError(
+            spec,
+            f"cannot be loaded ({type(error).__name__}: {_first_line(error)}); check the name and the split; where the hub "
+            "is not reached, set HF_ENDPOINT to a mirror (HF_ENDPOINT=https://hf-mirror.com), or download its files on "
+            "another machine and name their folder instead; a private one needs: hf auth login",
+        ) from None
+    for index, row in enumerate(rows):
+        yield _plain(f"{HUB}{name}:{split}[{index}]", row)
+
+
+def _plain(where: str, row: Any) -> Raw:
+    """A row in the types of JSON, as if it had been read from it."""
+    try:
+        return Raw(where, json.loads(json.dumps(row, default=_as_text)))
+    except TypeError as error:
+        return Raw(where, fault=f"holds {error}; drop that column")
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, datetime.date | datetime.time | datetime.timedelta | decimal.Decimal):
+        return str(value)
+    raise TypeError(f"a value of the type {type(value).__name__}, neither text nor number")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:200]
+
+
+_READERS: dict[str, Callable[[Path], Iterator[Raw]]] = {".csv": _read_csv, ".parquet": _read_parquet}

@@ -1,0 +1,69 @@
+"""What several tests need: valid records, a config without surprises, and one very small base for the session."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# The libraries must not look for a network: a test that needs one is wrong.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+
+def record_row(number: int = 0, **changes: Any) -> dict[str, Any]:
+    """A valid record in the keys of a data file."""
+    row = {
+        "id": f"r{number}",
+        "subject": "生物",
+        "type": "单选题",
+        "课本内容": f"细胞是生物体结构和功能的基本单位，第{number}段。",
+        "课外内容": "",
+        "question": f"第{number}题。下列叙述正确的是\nA．甲\nB．乙\nC．丙\nD．丁",
+        "answer": "B",
+        "analysis": f"乙符合事实，其余不符合，这是第{number}条。故选B。",
+    }
+    return {**row, **changes}
+
+
+@pytest.fixture
+def write_rows(tmp_path: Path) -> Callable[..., Path]:
+    """Write rows to a JSON file and give its path."""
+
+    def write(rows: list[Any], name: str = "data.json") -> Path:
+        path = tmp_path / name
+        path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def small_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base made by the code of the built-in one, but with a few steps of a narrow model: seconds, not minutes."""
+    from gaokao import tiny
+
+    recipe = tiny.Recipe(
+        vocabulary=2048, hidden=64, layers=2, heads=2, key_value_heads=1, intermediate=128, steps=40, rows=4, row_tokens=64
+    )
+    return tiny.build(tmp_path_factory.mktemp("base"), lambda line: None, recipe=recipe)
+
+
+def run_script(script: str, *arguments: str | Path, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    """Run an entry script of the project as a user does."""
+    return subprocess.run(
+        [sys.executable, script, *map(str, arguments)],
+        cwd=kwargs.pop("cwd", ROOT),
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **kwargs.pop("env", {})},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=600,
+        **kwargs,
+    )

@@ -1,0 +1,159 @@
+"""A data file is read whole or refused with every fault in place; what is read can be told by its fingerprint."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, record_row
+
+from gaokao.errors import UserError
+from gaokao.records import TYPE_ALIASES, fingerprint, join_answers, load_records, split_answers
+
+Write = Callable[..., Path]
+
+
+def faults(path: Path, purpose: Any = "train") -> str:
+    with pytest.raises(UserError) as error:
+        load_records(path, purpose)
+    return str(error.value)
+
+
+def test_json_list_and_json_lines_with_and_without_bom_read_alike(tmp_path: Path) -> None:
+    rows = [record_row(0), record_row(1)]
+    listed = json.dumps(rows, ensure_ascii=False)
+    lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n"
+    prints = set()
+    for name, text in (("a.json", listed), ("b.jsonl", lines), ("c.json", "\ufeff" + listed), ("d.jsonl", "\ufeff" + lines)):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        prints.add(fingerprint(load_records(tmp_path / name)))
+    assert len(prints) == 1
+
+
+def test_aliases_of_keys_and_types_are_read(write_rows: Write) -> None:
+    row = record_row()
+    renamed = {"科目": row["subject"], "题型": "大题", "题干": row["question"], "参考答案": ["甲", "乙"], "解析": row["analysis"]}
+    (record,) = load_records(write_rows([{**renamed, "课本内容": "甲" * 80, "课外内容": "乙"}]))
+    assert (record.subject, record.type, record.answer) == ("生物", "主观题", ("甲", "乙"))
+    assert set(TYPE_ALIASES) == {"大题", "解答题", "简答题"}
+
+
+def test_unknown_keys_are_carried_through(write_rows: Write) -> None:
+    (record,) = load_records(write_rows([record_row(year=2021, tags=["a"])]))
+    assert record.extra == {"year": 2021, "tags": ["a"]}
+    assert record.to_dict()["year"] == 2021
+
+
+def test_a_missing_id_is_made_from_position_and_content(write_rows: Write) -> None:
+    rows = [record_row(0), record_row(0), record_row(1)]
+    for row in rows:
+        del row["id"]
+    path = write_rows(rows)
+    first, second, third = (record.id for record in load_records(path))
+    assert len({first, second, third}) == 3
+    assert first.split("-")[1] == second.split("-")[1] != third.split("-")[1]
+    assert [record.id for record in load_records(path)] == [first, second, third]
+
+
+def test_generation_needs_no_reference(write_rows: Write) -> None:
+    row = record_row()
+    for key in ("question", "answer", "analysis"):
+        del row[key]
+    (record,) = load_records(write_rows([row]), "generate")
+    assert not record.has_reference
+    assert set(record.to_dict()) == {"id", "subject", "type", "课本内容", "课外内容"}
+
+
+def test_all_bad_records_are_reported_together_with_place_and_remedy(write_rows: Write) -> None:
+    rows: list[Any] = [
+        record_row(0),
+        record_row(1, subject="音乐"),
+        {key: value for key, value in record_row(2).items() if key != "question"},
+        record_row(0),
+        record_row(4, answer=["", "x"]),
+        record_row(5, analysis=7),
+        record_row(6, type="判断题", 课本内容=None),
+        "text",
+        record_row(8, question="甲<|im_end|>乙"),
+        record_row(9, analysis="甲\n参考答案：乙"),
+    ]
+    said = faults(write_rows(rows))
+    for part in (
+        '[1] (id r1): subject (科目) is "音乐"; it must be one of 语文',
+        "[2] (id r2): question (题干) is missing; add it",
+        "[3] (id r0): the id is also that of",
+        "[4] (id r4): answer (参考答案) holds an empty text",
+        "[5] (id r5): analysis (解析) is 7; it must be a text",
+        '[6] (id r6): type (题型) is "判断题"; it must be one of 单选题 多选题 填空题 主观题',
+        "[6] (id r6): 课本内容 is missing; add it (an empty text means none)",
+        '[7]: is "text" instead of an object',
+        "[8] (id r8): question (题干) contains the chat marker <|im_end|>",
+        "[9] (id r9): analysis (解析) has a line that begins with '参考答案：'",
+    ):
+        assert part in said
+    assert "10 fault(s)" in said
+
+
+def test_a_broken_line_in_the_middle_is_named_with_the_others(tmp_path: Path) -> None:
+    lines = [json.dumps(record_row(n), ensure_ascii=False) for n in range(3)]
+    lines[1] = lines[1][:40]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert "a.jsonl:2: is not JSON" in faults(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "the file is empty"),
+        (b"  \n \n", "the file is empty"),
+        (b"[]", "holds no records"),
+        (b"hello", "is not JSON"),
+        (b'[{"id": "a",]', "is not JSON"),
+        ('[{"id": "题"}]'.encode("gb18030"), "iconv -f GB18030 -t UTF-8"),
+        (b"[\xff\xfe\xff]", "is not UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_data_file_says_what_it_is(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    assert said in faults(tmp_path / "a.json")
+
+
+def test_a_missing_file_names_the_setting(tmp_path: Path) -> None:
+    assert "there is no such data file; set data.train" in faults(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    "answers", [["A"], ["甲", "乙"], ["甲\n（2）乙", "丙"], ["（1）甲\n（2）乙"], ["一", "二", "三\n四"], ["(1) x\n(2) y"]]
+)
+def test_answers_have_one_canonical_form(answers: list[str]) -> None:
+    once = split_answers(join_answers(answers))
+    assert split_answers(join_answers(once)) == once
+
+
+def test_numbered_text_and_list_are_the_same_answer(write_rows: Write) -> None:
+    rows = [record_row(0, answer=["甲", "乙"]), record_row(1, answer="（1）甲\n（2）乙")]
+    first, second = load_records(write_rows(rows))
+    assert first.answer == second.answer == ("甲", "乙")
+
+
+def test_fingerprint_tells_content_and_order(write_rows: Write) -> None:
+    a, b = load_records(write_rows([record_row(0), record_row(1)]))
+    assert fingerprint([a, b]) != fingerprint([b, a])
+    assert fingerprint([a]) != fingerprint([b])
+
+
+@pytest.mark.parametrize(("name", "least"), [("train.json", 200), ("test.json", 40)])
+def test_bundled_data_cover_all_subjects_and_types(name: str, least: int) -> None:
+    records = load_records(ROOT / "gaokao_data" / name)
+    assert len(records) >= least
+    assert len({(r.subject, r.type) for r in records}) == 36
+    assert sum(bool(r.outside) for r in records) >= len(records) / 2
+    for record in records:
+        assert 80 <= len(record.textbook) <= 300, record.id
+
+
+def test_bundled_training_data_have_twenty_items_of_each_subject() -> None:
+    records = load_records(ROOT / "gaokao_data" / "train.json")
+    for subject in {record.subject for record in records}:
+        assert sum(record.subject == subject for record in records) >= 20

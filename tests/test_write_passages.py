@@ -1,0 +1,859 @@
+"""write_passages asks each thing once, survives faults and kills, and keeps the key to itself.
+
+Against a real HTTP server on loopback whose faults are scripted. GAOKAO_SERVE_TEST=1 adds a run against a real model
+server: GAOKAO_SERVE_PYTHON names a Python that has `transformers[serving]`, GAOKAO_SERVE_MODEL a (tiny) model folder.
+
+    pip install openai==3.54.0
+    python -m pytest tests/test_write_passages.py
+"""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from gaokao.errors import UserError
+from gaokao.records import load_records
+from gaokao_data import write_passages as module
+from gaokao_data.write_passages import (
+    OPENAI_PIN,
+    MalformedError,
+    Summary,
+    check_url,
+    count_words,
+    main,
+    measure_leak,
+    parse_passages,
+    read_key,
+    retry_after,
+    write_passages,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+KEY = "sk-test-5ECRET-0123456789"
+PROMPT_TOKENS, COMPLETION_TOKENS = 100, 30
+
+TEXTBOOK_PART = "光合作用是绿色植物利用光能合成有机物并释放氧气的过程，它为几乎所有生物提供物质和能量来源。" * 3
+OUTSIDE_PART = "某农业研究团队在温室中安装了可调光谱的照明设备，用以观察蔬菜在不同季节的生长速度和品质变化。" * 3
+
+
+def answer(textbook: str = TEXTBOOK_PART, outside: str = OUTSIDE_PART) -> str:
+    """An answer in the format that is asked for."""
+    return f"课本内容：{textbook}\n课外内容：{outside}"
+
+
+def completion(content: str | None, **extra: Any) -> dict[str, Any]:
+    """The body of a chat completion."""
+    usage = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": COMPLETION_TOKENS, "total_tokens": 130}
+    choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
+    body = {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+    return {**body, **extra}
+
+
+@dataclass
+class Reply:
+    """What the server does with one request."""
+
+    status: int = 200
+    body: Any = None
+    headers: dict[str, str] = field(default_factory=dict)
+    delay: float = 0.0
+    hang_up: bool = False
+    dribble: float = 0.0
+    """Seconds to keep the connection alive with blanks, as busy services do, before the body."""
+
+
+@dataclass
+class Seen:
+    """One request as the server saw it."""
+
+    at: float
+    topic: str
+    task: str
+    body: dict[str, Any]
+    headers: dict[str, str]
+    path: str
+
+
+GOOD = Reply(body=completion(answer()))
+
+
+class Server(ThreadingHTTPServer):
+    """Answers every request well, except where `respond` or `faults` (used up one by one) say otherwise."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.seen: list[Seen] = []
+        self.faults: list[Reply] = []
+        self.respond: Callable[[Seen], Reply] = lambda seen: GOOD
+        self.lock = threading.Lock()
+        self.now = self.most = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    @property
+    def topics(self) -> list[str]:
+        return [seen.topic for seen in self.seen]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that gave up waiting is part of the tests."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        task = body["messages"][-1]["content"]
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        found = re.search(r"第(\d+)题", task)
+        seen = Seen(time.monotonic(), found[1] if found else "", task, body, headers, self.path)
+        with self.server.lock:
+            self.server.seen.append(seen)
+            self.server.now += 1
+            self.server.most = max(self.server.most, self.server.now)
+            reply = self.server.faults.pop(0) if self.server.faults else self.server.respond(seen)
+        try:
+            time.sleep(reply.delay)
+            if reply.hang_up:
+                self.close_connection = True
+                return
+            content = (reply.body if isinstance(reply.body, str) else json.dumps(reply.body)).encode()
+            self.send_response(reply.status)
+            for name, value in {"Content-Type": "application/json", **reply.headers}.items():
+                self.send_header(name, value)
+            blanks = int(reply.dribble / 0.05)
+            self.send_header("Content-Length", str(blanks + len(content)))
+            self.end_headers()
+            for _ in range(blanks):
+                self.wfile.write(b" ")
+                time.sleep(0.05)
+            with self.server.lock:
+                self.server.now -= 1
+            self.wfile.write(content)
+        finally:
+            with self.server.lock:
+                self.server.now = max(0, self.server.now)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("OPENAI_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+
+
+def item(number: int, **changes: Any) -> dict[str, Any]:
+    """A record of which the topic is its number."""
+    return {
+        "id": f"r{number}",
+        "subject": "生物",
+        "type": "单选题",
+        "课本内容": "",
+        "question": f"第{number}题。下列属于叶绿体功能的是\nA．分解尿素\nB．把二氧化碳和水合成为糖类\nC．储存胆汁\nD．过滤血液",
+        "answer": "B",
+        "analysis": "叶绿体是光合作用的场所。故选B。",
+        **changes,
+    }
+
+
+def write_items(path: Path, *items: dict[str, Any]) -> Path:
+    path.write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Six records without passages."""
+    return write_items(tmp_path / "in.json", *(item(number) for number in range(6)))
+
+
+def run(source: Path, out: Path, server: Server, **options: Any) -> Summary:
+    settings = {"base_url": server.url, "model": "m", "api_key": KEY, "backoff": 0.01, "timeout": 5.0, **options}
+    return write_passages(source, out, **settings)
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return list(json.loads(path.read_text(encoding="utf-8")))
+
+
+def partial(out: Path) -> Path:
+    return out.with_name(out.name + ".partial.jsonl")
+
+
+# --- a run without faults -------------------------------------------------------------------------------------------
+
+
+def test_each_record_is_asked_once_and_out_is_in_input_order(source: Path, tmp_path: Path, server: Server) -> None:
+    server.respond = lambda seen: Reply(body=completion(answer(f"第{seen.topic}段。{TEXTBOOK_PART}")), delay=0.05)
+    summary = run(source, out := tmp_path / "out.json", server)
+    assert sorted(server.topics) == [str(number) for number in range(6)]
+    assert [row["id"] for row in rows(out)] == [f"r{number}" for number in range(6)]
+    assert all(row["课本内容"].startswith(f"第{number}段") for number, row in enumerate(rows(out)))
+    assert (summary.written, summary.failed, summary.reused) == (6, {}, 0)
+    assert not partial(out).exists()
+    assert len(load_records(out)) == 6, "the file is a data file for training"
+
+
+def test_provenance_is_recorded_and_other_keys_are_carried_through(tmp_path: Path, server: Server) -> None:
+    earlier = {"year": 2019, "leaks": True, "passage_source": {"mode": "own"}}
+    source = write_items(tmp_path / "in.json", item(0, **earlier))
+    run(source, out := tmp_path / "out.json", server)
+    (row,) = rows(out)
+    assert row["year"] == 2019 and "leaks" not in row
+    assert row["passage_source"] | {"key": ""} == {"mode": "model", "model": "m", "leak": 0.0, "key": ""}
+
+
+def test_the_prompt_shows_question_answer_and_analysis_and_forbids_the_answer(
+    source: Path, tmp_path: Path, server: Server
+) -> None:
+    run(source, tmp_path / "out.json", server, limit=1, temperature=0.5, max_tokens=77)
+    (seen,) = server.seen
+    for text in (
+        "第0题",
+        "叶绿体是光合作用的场所",
+        "不得给出答案",
+        "不得引用",
+        "80到300字",
+        "课本内容：",
+        "课外内容：",
+    ):
+        assert text in seen.task
+    assert seen.path == "/v1/chat/completions"
+    assert {**seen.body, "messages": 0} == {"model": "m", "messages": 0, "max_tokens": 77, "temperature": 0.5}
+
+
+def test_the_wording_of_the_prompt_belongs_to_its_version() -> None:
+    wording = module.SYSTEM + module.TASK + module.MALFORMED_NOTE + module.LEAK_NOTE
+    digest = hashlib.sha256(wording.encode()).hexdigest()[:12]
+    assert (module.PROMPT_VERSION, digest) == (1, "65053adb60e0"), (
+        "the wording changed: raise PROMPT_VERSION, note the digest"
+    )
+
+
+def test_no_more_requests_at_a_time_than_concurrency(tmp_path: Path, server: Server) -> None:
+    source = write_items(tmp_path / "in.json", *(item(number) for number in range(13)))
+    server.respond = lambda seen: Reply(body=completion(answer()), delay=0.1)
+    run(source, tmp_path / "out.json", server, concurrency=4)
+    assert server.most == 4
+
+
+def test_records_with_passages_are_kept_untouched_unless_overwrite(tmp_path: Path, server: Server) -> None:
+    kept = item(1, 课本内容="自己写的一段。", passage_source={"mode": "related", "items": ["x"]})
+    outside_only = item(2, 课外内容="自己写的另一段。")
+    source = write_items(tmp_path / "in.json", item(0), kept, outside_only)
+    summary = run(source, out := tmp_path / "out.json", server)
+    assert server.topics == ["0"] and summary.kept == 2
+    assert rows(out)[1] == kept | {"课外内容": ""}
+    run(source, out, server, overwrite=True)
+    assert sorted(server.topics) == ["0", "1", "2"], "the finished one is not asked for again"
+    assert rows(out)[1]["课本内容"] == TEXTBOOK_PART
+
+
+def test_records_need_no_passage_key_but_question_answer_and_analysis(tmp_path: Path, server: Server) -> None:
+    bare = item(0)
+    del bare["课本内容"]
+    source = write_items(tmp_path / "in.json", bare)
+    assert run(source, tmp_path / "out.json", server).written == 1
+    del bare["analysis"]
+    with pytest.raises(UserError, match=r"analysis \(解析\) is missing"):
+        run(write_items(tmp_path / "bad.json", bare), tmp_path / "out.json", server)
+    assert len(server.seen) == 1
+
+
+def test_out_named_jsonl_is_json_lines(source: Path, tmp_path: Path, server: Server) -> None:
+    run(source, out := tmp_path / "out.jsonl", server)
+    assert len(out.read_text(encoding="utf-8").splitlines()) == 6
+    run(source, out, server)
+    assert len(server.seen) == 6
+
+
+# --- nothing is asked twice -----------------------------------------------------------------------------------------
+
+
+def test_a_rerun_asks_nothing_and_changes_nothing(source: Path, tmp_path: Path, server: Server) -> None:
+    run(source, out := tmp_path / "out.json", server)
+    before = out.read_bytes()
+    summary = run(source, out, server)
+    assert len(server.seen) == 6 and out.read_bytes() == before
+    assert summary.reused == 6 and summary.usage.replies == 0
+
+
+def test_results_belong_to_the_content_and_not_to_the_position(tmp_path: Path, server: Server) -> None:
+    source = write_items(tmp_path / "in.json", item(0), item(1), item(2))
+    run(source, out := tmp_path / "out.json", server)
+    changed = item(1, analysis="换了一种讲法。故选B。")
+    write_items(source, item(2, difficulty="基础"), item(3), changed, item(0, id="renamed"))
+    summary = run(source, out, server)
+    assert sorted(server.topics) == ["0", "1", "1", "2", "3"]
+    assert (summary.written, summary.reused) == (2, 2)
+    assert [row["id"] for row in rows(out)] == ["r2", "r3", "r1", "renamed"]
+
+
+def test_records_with_the_same_texts_are_one_request(tmp_path: Path, server: Server) -> None:
+    source = write_items(tmp_path / "in.json", item(0), item(0, id="twin"))
+    run(source, out := tmp_path / "out.json", server)
+    assert len(server.seen) == 1 and len(rows(out)) == 2
+
+
+def test_limit_asks_for_so_many_and_a_later_run_goes_on(source: Path, tmp_path: Path, server: Server) -> None:
+    summary = run(source, out := tmp_path / "out.json", server, limit=2)
+    assert (summary.written, summary.left, len(rows(out))) == (2, 4, 2)
+    run(source, out, server, limit=2)
+    run(source, out, server)
+    assert sorted(server.topics) == [str(number) for number in range(6)] and len(rows(out)) == 6
+
+
+def test_another_model_asks_anew_and_the_earlier_file_is_set_aside(
+    source: Path, tmp_path: Path, server: Server
+) -> None:
+    run(source, out := tmp_path / "out.json", server)
+    first = out.read_bytes()
+    server.respond = lambda seen: Reply(body=completion(answer("别的。" + TEXTBOOK_PART)))
+    summary = run(source, out, server, model="other")
+    assert len(server.seen) == 12
+    assert summary.set_aside and summary.set_aside.read_bytes() == first
+
+
+def test_a_file_that_is_not_ours_is_set_aside_or_refused(source: Path, tmp_path: Path, server: Server) -> None:
+    with pytest.raises(UserError, match="is the input file"):
+        run(source, source, server)
+    (text := tmp_path / "notes.txt").write_text("买菜", encoding="utf-8")
+    with pytest.raises(UserError, match="not a data file"):
+        run(source, text, server)
+    with pytest.raises(UserError, match="is a folder"):
+        run(source, tmp_path, server)
+    assert not server.seen
+    out = write_items(tmp_path / "out.json", item(99, 课本内容="很珍贵的一段。"))
+    summary = run(source, out, server)
+    assert summary.set_aside and "很珍贵的一段" in summary.set_aside.read_text(encoding="utf-8")
+
+
+def test_a_torn_last_line_and_a_damaged_one_are_passed_over(source: Path, tmp_path: Path, server: Server) -> None:
+    out = tmp_path / "out.json"
+    with pytest.raises(UserError):  # leaves a partial file with two lines
+        server.respond = lambda seen: GOOD if len(server.seen) <= 2 else Reply(401, {"error": {"message": "no"}})
+        run(source, out, server, concurrency=1)
+    lines = partial(out).read_bytes().splitlines(keepends=True)
+    assert len(lines) == 2
+    partial(out).write_bytes(lines[0] + b"\x00\xff nonsense\n[1]\n" + lines[1][: len(lines[1]) // 2])
+    server.respond = lambda seen: GOOD
+    server.seen.clear()
+    summary = run(source, out, server)
+    assert (summary.reused, summary.written, len(server.seen)) == (1, 5, 5)
+    assert len(rows(out)) == 6 and not partial(out).exists()
+
+
+def command(source: Path, out: Path, url: str, *more: str) -> list[str]:
+    arguments = [str(source), "--out", str(out), "--base-url", url, "--model", "m", *more]
+    return [sys.executable, "-m", "gaokao_data.write_passages", *arguments]
+
+
+def wait_for_lines(path: Path, count: int) -> None:
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        if path.exists() and path.read_bytes().count(b"\n") >= count:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{path} never had {count} lines")
+
+
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_goes_on_where_it_stopped(stop: signal.Signals, tmp_path: Path, server: Server) -> None:
+    source, out = write_items(tmp_path / "in.json", *(item(number) for number in range(12))), tmp_path / "out.json"
+    hang = {"8", "9", "10", "11"}
+    server.respond = lambda seen: Reply(body=completion(answer()), delay=60 if seen.topic in hang else 0)
+    environment = {**os.environ, "OPENAI_API_KEY": KEY}
+    with subprocess.Popen(
+        command(source, out, server.url, "--concurrency", "4"), cwd=ROOT, env=environment, text=True, encoding="utf-8",
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        wait_for_lines(partial(out), 8)
+        process.send_signal(stop)
+        stdout, stderr = process.communicate(timeout=20)
+    assert not out.exists()
+    if stop is signal.SIGINT:
+        assert process.returncode == 130
+        assert "8 finished records are kept in" in stderr and partial(out).name in stderr and "Traceback" not in stderr
+    server.respond = lambda seen: GOOD
+    server.seen.clear()
+    done = subprocess.run(
+        command(source, out, server.url), cwd=ROOT, env=environment, capture_output=True, text=True, encoding="utf-8"
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(server.topics, key=int) == ["8", "9", "10", "11"]
+    assert "4 written, 8 from an earlier run" in done.stdout
+    assert "400 prompt + 120 completion in 4 replies" in done.stdout
+    assert [row["id"] for row in rows(out)] == [f"r{number}" for number in range(12)]
+    for text in (stdout, stderr, done.stdout, done.stderr, *(path.read_text("utf-8") for path in tmp_path.iterdir())):
+        assert KEY not in text
+
+
+# --- faults of the endpoint -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Reply(429, {"error": {"message": "slow down"}}),
+        Reply(500, "<html>oops</html>"),
+        Reply(503, {"detail": "loading"}),
+        Reply(delay=0.9, body=completion(answer())),
+        Reply(dribble=0.9, body=completion(answer())),
+    ],
+    ids=["429", "500", "503", "hangs", "dribbles"],
+)
+@pytest.mark.parametrize("place", ["first", "later"])
+def test_passing_faults_are_tried_again(fault: Reply, place: str, source: Path, tmp_path: Path, server: Server) -> None:
+    server.faults = [fault, fault] if place == "first" else [GOOD, fault, GOOD, fault]
+    summary = run(source, out := tmp_path / "out.json", server, timeout=0.3)
+    assert len(rows(out)) == 6 and summary.usage.retries == 2 and len(server.seen) == 8
+    assert summary.usage.prompt_tokens == 600 and summary.usage.completion_tokens == 180
+
+
+def test_a_connection_that_breaks_later_is_tried_again(source: Path, tmp_path: Path, server: Server) -> None:
+    server.faults = [GOOD, Reply(hang_up=True), GOOD]
+    assert run(source, tmp_path / "out.json", server, concurrency=1).usage.retries == 1
+    assert len(server.seen) == 7
+
+
+def test_retry_after_is_waited_for_by_all(source: Path, tmp_path: Path, server: Server) -> None:
+    server.faults = [GOOD, Reply(429, {}, headers={"Retry-After": "0.6"}), Reply(body=completion(answer()), delay=0.2)]
+    run(source, tmp_path / "out.json", server, concurrency=2)
+    refused = server.seen[1].at
+    assert len(server.seen) == 7
+    assert all(seen.at - refused >= 0.55 for seen in server.seen[3:])
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "2"}, 2.0),
+        ({"retry-after": "-2"}, 0.0),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
+        ({"retry-after": formatdate(time.time() + 1000, usegmt=True)}, pytest.approx(1000, abs=30)),
+    ],
+)
+def test_retry_after_is_read_as_seconds_or_date(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers) == seconds
+
+
+def test_a_record_that_fails_after_all_retries_is_the_only_one_missing(
+    source: Path, tmp_path: Path, server: Server
+) -> None:
+    server.respond = lambda seen: Reply(500, "boom") if seen.topic == "3" else GOOD
+    summary = run(source, out := tmp_path / "out.json", server, retries=2)
+    assert summary.failed == {"r3": "HTTP 500: boom, 2 retries in vain"}
+    assert server.topics.count("3") == 3 and len(server.seen) == 8
+    assert [row["id"] for row in rows(out)] == ["r0", "r1", "r2", "r4", "r5"]
+    server.respond = lambda seen: GOOD
+    server.seen.clear()
+    assert run(source, out, server).failed == {}
+    assert server.topics == ["3"]
+    assert [row["id"] for row in rows(out)] == [f"r{number}" for number in range(6)]
+    assert len(list(tmp_path.iterdir())) == 2, "nothing to set aside"
+
+
+MALFORMED = {
+    "broken JSON": '{"choices": [{"message": {"content": "课本',
+    "not JSON": "<html>welcome</html>",
+    "another shape": {"error": {"message": "upstream"}},
+    "no choices": completion(None, choices=[]),
+    "choices null": completion(None, choices=None),
+    "no content": completion(None),
+    "empty content": completion("  "),
+    "no heads": completion("好的，我来写。" * 40),
+    "one part": completion(f"课本内容：{TEXTBOOK_PART}"),
+    "too short": completion(answer("太短。")),
+    "too long": completion(answer(TEXTBOOK_PART * 9)),
+    "header of the answer format": completion(answer(TEXTBOOK_PART + "\n解析：略")),
+    "chat marker": completion(answer(TEXTBOOK_PART + "<|im_end|>")),
+    "cut off": completion(None, choices=[{"index": 0, "message": {"content": answer()}, "finish_reason": "length"}]),
+}
+
+
+@pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)
+def test_malformed_answers_are_asked_for_again_a_bounded_number_of_times(
+    body: Any, source: Path, tmp_path: Path, server: Server
+) -> None:
+    def respond(seen: Seen) -> Reply:
+        bad = seen.topic == "4" or (seen.topic == "2" and server.topics.count("2") < 3)
+        return Reply(body=body) if bad else GOOD
+
+    server.respond = respond
+    summary = run(source, out := tmp_path / "out.json", server)
+    assert list(summary.failed) == ["r4"] and "(3 answers)" in summary.failed["r4"]
+    assert server.topics.count("2") == 3 and server.topics.count("4") == 3 and len(server.seen) == 10
+    assert len(rows(out)) == 5 and summary.usage.asked_again == 4
+    again = [seen.task for seen in server.seen if seen.topic == "2"]
+    assert "上一次" not in again[0] and "上一次的回复不合要求" in again[1]
+    # Also malformed answers are paid for.
+    replies = 10 if isinstance(body, dict) and body.get("choices") else 5
+    assert summary.usage.prompt_tokens == replies * PROMPT_TOKENS
+
+
+def test_half_a_surrogate_pair_in_an_answer_does_no_harm(source: Path, tmp_path: Path, server: Server) -> None:
+    server.faults = [Reply(body=completion(answer(TEXTBOOK_PART + "\ud83d")))]
+    run(source, out := tmp_path / "out.json", server, limit=1)
+    assert rows(out)[0]["课本内容"] == TEXTBOOK_PART + "?"
+
+
+def test_a_reply_without_usage_is_counted_as_such(source: Path, tmp_path: Path, server: Server) -> None:
+    server.faults = [Reply(body=completion(answer(), usage=None))]
+    usage = run(source, tmp_path / "out.json", server).usage
+    assert (usage.replies, usage.without_usage, usage.prompt_tokens) == (6, 1, 500)
+    assert "(1 without a count)" in str(usage)
+
+
+def test_a_refused_request_fails_its_record_only_and_is_not_repeated(
+    source: Path, tmp_path: Path, server: Server
+) -> None:
+    server.respond = lambda seen: Reply(400, {"error": {"message": "risk"}}) if seen.topic in "05" else GOOD
+    summary = run(source, out := tmp_path / "out.json", server)
+    assert summary.failed == {"r0": "HTTP 400: risk", "r5": "HTTP 400: risk"}
+    assert len(server.seen) == 6 and len(rows(out)) == 4
+
+
+def test_where_all_requests_are_refused_none_hangs_and_out_is_not_written(
+    source: Path, tmp_path: Path, server: Server
+) -> None:
+    server.respond = lambda seen: Reply(400, {"error": {"message": "bad temperature"}})
+    summary = run(source, out := tmp_path / "out.json", server)
+    assert len(summary.failed) == 6 and len(server.seen) == 6 and not out.exists() and not partial(out).exists()
+
+
+def test_many_failures_in_a_row_stop_the_run(tmp_path: Path, server: Server) -> None:
+    source = write_items(tmp_path / "in.json", *(item(number) for number in range(30)))
+    server.respond = lambda seen: GOOD if len(server.seen) <= 3 else Reply(body="nonsense")
+    with pytest.raises(
+        UserError, match=r"4 records failed one after the other.*nonsense[^$]*3 finished records are kept"
+    ):
+        run(source, out := tmp_path / "out.json", server, give_up_after=4, concurrency=1)
+    assert len(server.seen) == 3 + 4 * 3 and partial(out).exists()
+
+
+def test_models_that_want_max_completion_tokens_get_it(source: Path, tmp_path: Path, server: Server) -> None:
+    message = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+    server.respond = lambda seen: Reply(400, {"error": {"message": message}}) if "max_tokens" in seen.body else GOOD
+    assert run(source, tmp_path / "out.json", server).written == 6
+    assert len(server.seen) == 7 and server.seen[-1].body["max_completion_tokens"] == module.MAX_TOKENS
+
+
+FATAL = {
+    "401": (Reply(401, {"error": {"message": f"Incorrect API key provided: {KEY}"}}), r"refuses the key.*\*\*\*"),
+    "403": (Reply(403, {"error": {"message": "not allowed"}}), "refuses the key.*not allowed"),
+    "404": (Reply(404, {"error": {"message": "no such model"}}), "does not know --model m.*no such model.*/v1"),
+    "402": (Reply(402, {"error": {"message": "pay"}}), "no credit left"),
+    "quota": (Reply(429, {"error": {"message": "x", "code": "insufficient_quota"}}), "no credit left"),
+    "redirect": (Reply(307, "", headers={"Location": "http://127.0.0.1:9/v1"}), "redirects to http://127.0.0.1:9"),
+    "long wait": (Reply(429, {}, headers={"Retry-After": "4000"}), "asks to wait 4000 s"),
+}
+
+
+@pytest.mark.parametrize(("reply", "message"), FATAL.values(), ids=FATAL)
+def test_what_no_retry_can_mend_stops_at_the_first_request(
+    reply: Reply, message: str, source: Path, tmp_path: Path, server: Server
+) -> None:
+    server.respond = lambda seen: reply
+    with pytest.raises(UserError, match=message) as caught:
+        run(source, out := tmp_path / "out.json", server)
+    assert len(server.seen) == 1
+    assert server.url in str(caught.value) and KEY not in str(caught.value)
+    assert list(tmp_path.iterdir()) == [source] and not out.exists()
+
+
+def test_a_key_that_is_refused_in_the_middle_keeps_what_is_finished(
+    source: Path, tmp_path: Path, server: Server
+) -> None:
+    server.respond = lambda seen: GOOD if len(server.seen) <= 3 else Reply(401, {"error": {"message": "expired"}})
+    with pytest.raises(UserError, match=r"expired[^$]*3 finished records are kept in .*out\.json\.partial\.jsonl"):
+        run(source, out := tmp_path / "out.json", server, concurrency=1)
+    server.respond = lambda seen: GOOD
+    assert run(source, out, server).reused == 3
+    assert len(server.seen) == 4 + 3
+
+
+def test_nonsense_from_the_start_stops_with_the_likely_cause(source: Path, tmp_path: Path, server: Server) -> None:
+    server.respond = lambda seen: Reply(body="<html>welcome</html>", headers={"Content-Type": "text/html"})
+    with pytest.raises(UserError, match=r"not a chat completion: <html>welcome</html>; --base-url usually ends in /v1"):
+        run(source, tmp_path / "out.json", server)
+    assert len(server.seen) == module.ASKS
+
+
+@pytest.mark.parametrize("fault", [Reply(503, "loading"), Reply(delay=0.4)], ids=["503", "hangs"])
+def test_an_endpoint_that_never_answers_stops_the_run(
+    fault: Reply, source: Path, tmp_path: Path, server: Server
+) -> None:
+    server.respond = lambda seen: fault
+    with pytest.raises(UserError, match=r"(loading|--timeout).* 2 retries in vain"):
+        run(source, tmp_path / "out.json", server, retries=2, timeout=0.2)
+    assert len(server.seen) == 3
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_an_endpoint_that_is_down_stops_at_once(source: Path, tmp_path: Path, server: Server) -> None:
+    begin = time.monotonic()
+    with pytest.raises(UserError, match=r"127\.0\.0\.1.*cannot be reached.*is the server running"):
+        run(source, tmp_path / "out.json", server, base_url=f"http://127.0.0.1:{free_port()}/v1", backoff=60)
+    assert time.monotonic() - begin < 5 and list(tmp_path.iterdir()) == [source]
+
+
+# --- leaks ----------------------------------------------------------------------------------------------------------
+
+KEYED = "把二氧化碳和水合成为糖类"
+
+
+def test_a_leaking_passage_is_asked_for_again(source: Path, tmp_path: Path, server: Server) -> None:
+    server.respond = lambda seen: (
+        Reply(body=completion(answer(TEXTBOOK_PART, OUTSIDE_PART + KEYED))) if "上一次" not in seen.task else GOOD
+    )
+    summary = run(source, out := tmp_path / "out.json", server, limit=1)
+    assert len(server.seen) == 2 and "答案中的原话" in server.seen[1].task and KEYED not in server.seen[1].task[-80:]
+    assert summary.leaking == [] and "leaks" not in rows(out)[0]
+
+
+def test_the_least_leaking_of_all_answers_is_kept_and_flagged(source: Path, tmp_path: Path, server: Server) -> None:
+    tails = [KEYED, KEYED[:9], KEYED]
+    server.faults = [Reply(body=completion(answer(TEXTBOOK_PART + tail))) for tail in tails]
+    summary = run(source, out := tmp_path / "out.json", server, limit=1)
+    (row,) = rows(out)
+    assert len(server.seen) == module.ASKS and summary.leaking == ["r0"]
+    assert row["leaks"] is True and row["passage_source"]["leak"] == 0.4 and row["课本内容"].endswith(KEYED[:9])
+    assert run(source, out, server, limit=5).leaking == ["r0"], "it is flagged in a later run, too"
+    assert len(server.seen) == module.ASKS + 5
+
+
+def test_a_leaking_answer_is_kept_where_the_next_ones_are_malformed(
+    source: Path, tmp_path: Path, server: Server
+) -> None:
+    server.faults = [Reply(body=completion(answer(TEXTBOOK_PART + KEYED))), Reply(body=completion("?")), Reply(400, {})]
+    summary = run(source, out := tmp_path / "out.json", server, limit=1)
+    assert summary.leaking == ["r0"] and not summary.failed and rows(out)[0]["leaks"] is True
+
+
+@pytest.mark.parametrize(
+    ("changes", "passage", "leak"),
+    [
+        ({}, "植物" + KEYED + "。", 1.0),
+        ({}, "植物把二氧化碳 和水，合成为糖类。", 1.0),
+        ({}, "肾脏过滤血液，胆囊储存胆汁。", 0.0),
+        ({"type": "多选题", "answer": "BC"}, "胆囊储存胆汁。", 1.0),
+        ({"type": "单选题", "answer": ["B", "A"]}, KEYED, 0.0),
+        (
+            {"type": "填空题", "answer": "类囊体薄膜；暗反应", "question": "场所是____，其后是____。"},
+            "在类囊体薄膜上",
+            1.0,
+        ),
+        ({"type": "填空题", "answer": "2", "question": "共____种。"}, "共2种", 0.0),
+        (
+            {"type": "主观题", "answer": "光照强度减弱使产生的ATP减少", "question": "为什么？"},
+            "光照强度减弱使产量下降",
+            1 / 9,
+        ),
+    ],
+)
+def test_the_leak_is_the_share_of_the_answer_in_the_passages(
+    changes: dict[str, Any], passage: str, leak: float, tmp_path: Path
+) -> None:
+    (record,) = load_records(write_items(tmp_path / "in.json", item(0, **changes)))
+    assert measure_leak(record, passage) == pytest.approx(leak, abs=0.02)
+
+
+def test_the_bundled_passages_are_below_the_bound() -> None:
+    for name in ("train.json", "test.json"):
+        for record in load_records(ROOT / "gaokao_data" / name):
+            assert measure_leak(record, record.textbook, record.outside) <= module.LEAK_BOUND, record.id
+
+
+# --- parsing --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"课本内容：{TEXTBOOK_PART}\n课外内容：{OUTSIDE_PART}",
+        f"好的，以下是两段文字。\n\n**课本内容：**\n\n{TEXTBOOK_PART}\n\n---\n\n**课外内容**：{OUTSIDE_PART}\n",
+        f"## 课本内容\n{TEXTBOOK_PART}\n## 课外内容\n{OUTSIDE_PART}",
+        f"【课本内容】{TEXTBOOK_PART}\n【课外内容】\n{OUTSIDE_PART}",
+        f"一、课本内容（教科书口吻）:\n{TEXTBOOK_PART}\n二、课外内容（新闻口吻）：\n{OUTSIDE_PART}",
+        f"<think>课本内容：先想想\n课外内容：再想想</think>\n课本内容; {TEXTBOOK_PART}\n课外内容: {OUTSIDE_PART}".replace(
+            ";", "；"
+        ),
+        f"```text\n课外内容：{OUTSIDE_PART}\n课本内容：{TEXTBOOK_PART}\n```",
+    ],
+)
+def test_parts_are_found_however_a_model_heads_them(text: str) -> None:
+    assert parse_passages(text) == (TEXTBOOK_PART, OUTSIDE_PART)
+
+
+def test_a_head_inside_a_sentence_is_none() -> None:
+    with pytest.raises(MalformedError, match="no 课外内容"):
+        parse_passages(f"课本内容：{TEXTBOOK_PART}这里的课外内容：{OUTSIDE_PART}")
+
+
+def test_length_is_counted_in_han_characters_and_words() -> None:
+    assert count_words("光合作用，light-dependent reactions 2020年。") == 4 + 3 + 2
+
+
+# --- the key and the command line -----------------------------------------------------------------------------------
+
+
+def test_the_key_is_sent_and_written_nowhere(
+    source: Path, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-another-endpoint")
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-another-endpoint")
+    server.respond = lambda seen: (
+        Reply(400, {"error": {"message": f"odd: {seen.headers['authorization']}"}}) if seen.topic == "5" else GOOD
+    )
+    arguments = command(source, tmp_path / "out.json", server.url, "--api-key-env", "MY_KEY")[3:]
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 1
+    printed = capsys.readouterr()
+    assert "r5: HTTP 400: odd: Bearer ***" in printed.err and "5 written" in printed.out and "1 failed" in printed.out
+    assert all(seen.headers["authorization"] == f"Bearer {KEY}" for seen in server.seen)
+    assert not any("another-endpoint" in str(seen.headers) for seen in server.seen)
+    for text in (printed.out, printed.err, *(path.read_text("utf-8") for path in tmp_path.iterdir())):
+        assert KEY not in text
+
+
+def test_without_a_key_no_authorization_is_sent(
+    source: Path, tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(command(source, tmp_path / "out.json", server.url, "--limit", "1")[3:])
+    assert "authorization" not in server.seen[0].headers
+    assert (
+        "1 written, 0 from an earlier run, 0 had some already, 0 failed, 5 left by --limit" in capsys.readouterr().out
+    )
+    server.respond = lambda seen: Reply(401, {"error": {"message": "who?"}})
+    with pytest.raises(UserError, match=r"refuses a request without a key \(--api-key-env\)"):
+        main(command(source, tmp_path / "out.json", server.url)[3:])
+
+
+def test_bad_keys_are_not_repeated_in_the_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_key(None) == ""
+    with pytest.raises(UserError, match="NAME of one that holds the key") as caught:
+        read_key(KEY)  # the key itself instead of a name
+    assert KEY not in str(caught.value)
+    monkeypatch.setenv("MY_KEY", f"{KEY}\nx")
+    with pytest.raises(UserError, match="no key has") as caught:
+        read_key("MY_KEY")
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("127.0.0.1:8000/v1", "is not an address"),
+        ("ftp://host/v1", "is not an address"),
+        ("http://host:99999/v1", "is not an address"),
+        ("http://host/v1/chat/completions", "leave out /chat/completions"),
+        (f"http://user:{KEY}@host/v1", "must hold no user, password"),
+        (f"http://host/v1?key={KEY}", "must hold no user, password"),
+    ],
+)
+def test_a_base_url_that_cannot_work_is_refused(url: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        check_url(url)
+    assert KEY not in str(caught.value)
+    assert check_url("https://api.example.org/v1/") == "https://api.example.org/v1"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [["--concurrency", "0"], ["--timeout", "nan"], ["--temperature", "3"], ["--limit", "0"], ["--max-tokens", "-1"]],
+)
+def test_options_out_of_bounds_are_refused(more: list[str], source: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(command(source, tmp_path / "out.json", "http://127.0.0.1:9/v1", *more)[3:])
+    assert stopped.value.code == 2
+
+
+def test_a_missing_client_is_named_with_its_pin(
+    source: Path, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(UserError, match=f"pip install {OPENAI_PIN}"):
+        run(source, tmp_path / "out.json", server)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_the_pin_is_what_the_tests_run_with() -> None:
+    assert f"openai=={openai.__version__}" == OPENAI_PIN
+    assert OPENAI_PIN in (module.__doc__ or "")
+
+
+# --- a real model server --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.environ.get("GAOKAO_SERVE_TEST") != "1", reason="GAOKAO_SERVE_TEST=1 runs a real model server")
+def test_against_a_real_model_server(source: Path, tmp_path: Path) -> None:
+    python, model = os.environ["GAOKAO_SERVE_PYTHON"], os.environ["GAOKAO_SERVE_MODEL"]
+    port = free_port()
+    start = f"import sys; sys.argv = ['transformers', 'serve', '--port', '{port}', '--host', '127.0.0.1', '--device', 'cpu']"
+    start += "; from transformers.cli.transformers import main; main()"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with (tmp_path / "server.log").open("w", encoding="utf-8") as log:
+        process = subprocess.Popen([python, "-c", start], env=environment, stdout=log, stderr=log)
+        try:
+            end = time.monotonic() + 120
+            while time.monotonic() < end and process.poll() is None:
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.5)
+            # A tiny model writes no passages: each of its answers is counted, asked for again and given up.
+            summary = write_passages(
+                source, tmp_path / "out.json", base_url=f"http://127.0.0.1:{port}/v1", model=model,
+                max_tokens=64, limit=2, concurrency=2,
+            )  # fmt: skip
+        finally:
+            process.terminate()
+            process.wait(20)
+    usage = summary.usage
+    assert summary.written + len(summary.failed) == 2
+    assert usage.replies == 2 + usage.asked_again and usage.without_usage == 0
+    assert usage.prompt_tokens > 0 and usage.completion_tokens > 0 and usage.retries == 0
