@@ -177,6 +177,7 @@ def summarize(results: Sequence[dict[str, Any]], rounds: int = 20, seed: int = 0
     texts, labels = [entry["text"] for entry in scored], [entry["reference"] for entry in scored]
     summary: dict[str, Any] = {
         "items": len(results),
+        "adapter": sorted({str(entry.get("adapter")) for entry in results}),
         "three_sections": _share(complete),
         "stopped_by_end_token": _share(stopped),
         "three_sections_and_stopped": _share([a and b for a, b in zip(complete, stopped, strict=True)]),
@@ -244,7 +245,7 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines()]
+        rows = json.loads(text) if text.lstrip().startswith("[") else _whole_lines(text)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such results file; run infer_qwen_gaokao.py first") from None
     except (OSError, ValueError) as error:
@@ -258,6 +259,14 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     if not rows:
         raise UserError(f"{path}: holds no results; run infer_qwen_gaokao.py first")
     return rows
+
+
+def _whole_lines(text: str) -> list[Any]:
+    # A killed run can leave half a line at the end; it never finished that item.
+    lines = text.splitlines()
+    if lines and not text.endswith("\n"):
+        lines.pop()
+    return [json.loads(line) for line in lines]
 
 
 def main(argv: list[str]) -> None:

@@ -45,17 +45,13 @@ def sample_text(entry: dict[str, Any]) -> str:
     return f"{rule}\n{entry['subject']} {entry['type']} (id {entry['id']}, finish reason {entry['finish_reason']})\n{body}\n{rule}"
 
 
-class _Without(logging.Filter):
-    def __init__(self, *parts: str) -> None:
-        super().__init__()
-        self.parts = parts
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        return not any(part in message for part in self.parts)
-
-
 def quiet_libraries() -> None:
     """Leave out the lines of libraries that a user can do nothing about, each by name. Call before importing them."""
     # trl pings the hub once per trainer otherwise. Nothing is sent anywhere.
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    # bitsandbytes tells every user of a CPU that an optional package with faster kernels is not installed.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
+        lambda record: "gemm_4bit_forward" not in record.getMessage()
+    )
+    # peft 0.21 still reads the name that transformers 5.20 gave up.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)

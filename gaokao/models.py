@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as transformers_logging
 
 from gaokao import tiny
 from gaokao.config import BUILTIN_TINY
@@ -234,6 +235,9 @@ def load_base(
         UserError: the folder cannot be loaded, or the model does not fit.
     """
     torch_dtype = DTYPES[dtype]
+    # A bar for a load that takes a second is noise; for 28 GB it is news.
+    if sum(file.stat().st_size for file in folder.glob("*.safetensors")) < 1e9:
+        transformers_logging.disable_progress_bar()
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -251,6 +255,8 @@ def load_base(
         ) from error
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{folder}: the model cannot be loaded ({_first_line(error)})") from error
+    finally:
+        transformers_logging.enable_progress_bar()
     return model.eval()
 
 

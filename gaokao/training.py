@@ -273,9 +273,9 @@ def fit(trainer: SFTTrainer, checkpoint: Path | None) -> int:
         ) from error
     steps: int = trainer.state.global_step
     _, validation = curves(trainer.state.log_history)
-    if steps >= trainer.state.max_steps and trainer.eval_dataset is not None:
-        if not validation or validation[-1][0] != steps:
-            trainer.evaluate()
+    unseen = not validation or validation[-1][0] != steps
+    if steps >= trainer.state.max_steps and trainer.eval_dataset is not None and unseen:
+        trainer.evaluate()
     return steps
 
 

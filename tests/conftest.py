@@ -50,7 +50,15 @@ def small_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from gaokao import tiny
 
     recipe = tiny.Recipe(
-        vocabulary=2048, hidden=64, layers=2, heads=2, key_value_heads=1, intermediate=128, steps=40, rows=4, row_tokens=64
+        vocabulary=2048,
+        hidden=64,
+        layers=2,
+        heads=2,
+        key_value_heads=1,
+        intermediate=128,
+        steps=40,
+        rows=4,
+        row_tokens=64,
     )
     return tiny.build(tmp_path_factory.mktemp("base"), lambda line: None, recipe=recipe)
 

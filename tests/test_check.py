@@ -4,15 +4,21 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gaokao.checks import CHECKS, Item, check_key_bias, key_bias
+from gaokao.config import load_config
+from gaokao.errors import UserError
+from gaokao.prompts import format_chat
 from gaokao.records import Record, load_records
 from gaokao.sources import MAX_FAULTS
 from gaokao_data import check
+from gaokao_data.write_passages import LEAK_BOUND
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLED = [str(ROOT / "gaokao_data" / name) for name in ("train.json", "test.json")]
@@ -133,7 +139,7 @@ def test_gb18030_is_named_with_the_way_to_convert_it(write: Write) -> None:
     name = write([row(0)])
     path = Path(name)
     path.write_bytes(path.read_text(encoding="utf-8").encode("gb18030"))
-    with pytest.raises(check.UserError, match=r"GB18030.*iconv -f GB18030 -t UTF-8"):
+    with pytest.raises(UserError, match=r"GB18030.*iconv -f GB18030 -t UTF-8"):
         check.main([name, "--tokens", "none"])
 
 
@@ -203,11 +209,11 @@ def test_percentiles_are_nearest_ranks() -> None:
 def test_without_a_tokenizer_on_the_machine_lengths_are_characters_and_say_why(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(f"model:\n  base: nobody/no-such-model\noutput:\n  dir: {tmp_path}\n", encoding="utf-8")
-    measure = check.choose_measure("auto", check.load_config(["--config", str(config)], "test"))
+    measure = check.choose_measure("auto", load_config(["--config", str(config)], "test"))
     assert measure.unit == "characters"
     assert "nobody/no-such-model is not on this machine" in measure.reason
     config.write_text(f"model:\n  base: builtin:tiny\noutput:\n  dir: {tmp_path}\n", encoding="utf-8")
-    measure = check.choose_measure("auto", check.load_config(["--config", str(config)], "test"))
+    measure = check.choose_measure("auto", load_config(["--config", str(config)], "test"))
     assert measure.unit == "characters"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml"]
 
@@ -231,7 +237,7 @@ def test_tokens_are_counted_with_the_chat_template_where_the_tokenizer_is_there(
     byte_tokenizer(tmp_path / "tiny-0123456789ab")
     name = write([row(0)])
     record = load_records(name)[0]
-    example = check.format_chat(record)
+    example = format_chat(record)
     # One token per byte, and one for the end of each of the three turns.
     messages = [*example["prompt"], *example["completion"]]
     expected = sum(len(f"{message['role']}:{message['content']}".encode()) + 1 for message in messages)
@@ -249,7 +255,7 @@ def test_tokens_are_counted_with_the_chat_template_where_the_tokenizer_is_there(
 
 
 def test_a_named_folder_without_a_tokenizer_is_refused(write: Write, tmp_path: Path) -> None:
-    with pytest.raises(check.UserError, match=r"holds no tokenizer\.json"):
+    with pytest.raises(UserError, match=r"holds no tokenizer\.json"):
         check.main([write([row(0)]), "--tokens", str(tmp_path)])
 
 
@@ -320,10 +326,10 @@ def test_keys_that_favour_a_letter_or_the_longest_option_are_reported(run: Run, 
 
 
 def test_the_bounded_key_count_says_what_the_check_says_of_the_items_themselves() -> None:
-    items = [check.Item.from_record(record) for record in load_records(BUNDLED[0])]
-    keys = check.Counter(key for item in items if (key := check._key_of(item)))
-    assert check.key_bias(check._stand_ins(keys)) == check.key_bias(items)
-    assert check.check_key_bias(check._stand_ins(keys)) == check.check_key_bias(items)
+    items = [Item.from_record(record) for record in load_records(BUNDLED[0])]
+    keys = Counter(key for item in items if (key := check._key_of(item)))
+    assert key_bias(check._stand_ins(keys)) == key_bias(items)
+    assert check_key_bias(check._stand_ins(keys)) == check_key_bias(items)
 
 
 def test_passages_that_contain_the_answer_are_listed_unless_marked(run: Run, write: Write) -> None:
@@ -341,7 +347,7 @@ def test_passages_that_contain_the_answer_are_listed_unless_marked(run: Run, wri
     assert (textbook["median"], textbook["p95"]) == (0.0, 1.0)
     assert (outside["measured"], outside["empty"], outside["above_0"]) == (1, 3, 1.0)
     assert found["leaks"] == {
-        "bound": check.LEAK_BOUND,
+        "bound": LEAK_BOUND,
         "marked": 1,
         "entries": [{"where": f"{name}:1", "id": "item-0", "share": 1.0}],
     }
@@ -358,7 +364,7 @@ def test_json_is_one_object_with_every_section(run: Run, write: Write) -> None:
     }  # fmt: skip
     assert [file["file"] for file in found["files"]] == [one, other]
     assert found["all"]["subjects"] == {"生物": {"单选题": 2}}
-    assert {entry["name"] for entry in found["checks"]} == {entry.name for entry in check.CHECKS}
+    assert {entry["name"] for entry in found["checks"]} == {entry.name for entry in CHECKS}
     assert found["usable"] == 2
 
 

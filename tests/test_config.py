@@ -173,7 +173,9 @@ def test_a_file_that_is_not_sections_is_refused(no_gpu: None, tmp_path: Path, te
 
 
 def test_a_missing_file_is_named(no_gpu: None) -> None:
-    with pytest.raises(UserError, match=r"nope\.yaml: there is no such configuration file; give one with --config FILE"):
+    with pytest.raises(
+        UserError, match=r"nope\.yaml: there is no such configuration file; give one with --config FILE"
+    ):
         load_config(["--config", "nope.yaml"], "x.py")
 
 
@@ -196,7 +198,12 @@ def test_help_lists_every_key_without_loading_torch(script: str) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--train.learning_rte", "1"], ["--train.learning_rate", "abc"], ["--config", "nope.yaml"], ["--data.train", "nope.json"]],
+    [
+        ["--train.learning_rte", "1"],
+        ["--train.learning_rate", "abc"],
+        ["--config", "nope.yaml"],
+        ["--data.train", "nope.json"],
+    ],
 )
 def test_a_mistake_is_exit_code_2_without_a_traceback(arguments: list[str]) -> None:
     done = run_script("train_qwen_gaokao.py", *arguments)

@@ -11,7 +11,9 @@ from conftest import ROOT, record_row
 from gaokao.prompts import format_chat, parse, prepare_input, render
 from gaokao.records import SUBJECTS, TYPES, Raw, Record, load_records, parse_record
 
-RECORD = Record("a", "物理", "单选题", "牛顿第一定律。", "小车实验。", "下列正确的是\nA．甲\nB．乙\nC．丙\nD．丁", ("B",), "故选B。")
+RECORD = Record(
+    "a", "物理", "单选题", "牛顿第一定律。", "小车实验。", "下列正确的是\nA．甲\nB．乙\nC．丙\nD．丁", ("B",), "故选B。"
+)
 
 
 def test_training_and_inference_share_the_prompt() -> None:
@@ -41,7 +43,11 @@ def test_parse_gives_the_fields_of_every_bundled_record_back() -> None:
     for name in ("train.json", "test.json"):
         for record in load_records(ROOT / "gaokao_data" / name):
             question = parse(render(record))
-            assert (question.question, question.answer, question.analysis) == (record.question, record.answer, record.analysis)
+            assert (question.question, question.answer, question.analysis) == (
+                record.question,
+                record.answer,
+                record.analysis,
+            )
             assert question.complete
 
 

@@ -25,7 +25,12 @@ def test_json_list_and_json_lines_with_and_without_bom_read_alike(tmp_path: Path
     listed = json.dumps(rows, ensure_ascii=False)
     lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n"
     prints = set()
-    for name, text in (("a.json", listed), ("b.jsonl", lines), ("c.json", "\ufeff" + listed), ("d.jsonl", "\ufeff" + lines)):
+    for name, text in (
+        ("a.json", listed),
+        ("b.jsonl", lines),
+        ("c.json", "\ufeff" + listed),
+        ("d.jsonl", "\ufeff" + lines),
+    ):
         (tmp_path / name).write_text(text, encoding="utf-8")
         prints.add(fingerprint(load_records(tmp_path / name)))
     assert len(prints) == 1
@@ -33,7 +38,13 @@ def test_json_list_and_json_lines_with_and_without_bom_read_alike(tmp_path: Path
 
 def test_aliases_of_keys_and_types_are_read(write_rows: Write) -> None:
     row = record_row()
-    renamed = {"科目": row["subject"], "题型": "大题", "题干": row["question"], "参考答案": ["甲", "乙"], "解析": row["analysis"]}
+    renamed = {
+        "科目": row["subject"],
+        "题型": "大题",
+        "题干": row["question"],
+        "参考答案": ["甲", "乙"],
+        "解析": row["analysis"],
+    }
     (record,) = load_records(write_rows([{**renamed, "课本内容": "甲" * 80, "课外内容": "乙"}]))
     assert (record.subject, record.type, record.answer) == ("生物", "主观题", ("甲", "乙"))
     assert set(TYPE_ALIASES) == {"大题", "解答题", "简答题"}
@@ -124,7 +135,8 @@ def test_a_missing_file_names_the_setting(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "answers", [["A"], ["甲", "乙"], ["甲\n（2）乙", "丙"], ["（1）甲\n（2）乙"], ["一", "二", "三\n四"], ["(1) x\n(2) y"]]
+    "answers",
+    [["A"], ["甲", "乙"], ["甲\n（2）乙", "丙"], ["（1）甲\n（2）乙"], ["一", "二", "三\n四"], ["(1) x\n(2) y"]],
 )
 def test_answers_have_one_canonical_form(answers: list[str]) -> None:
     once = split_answers(join_answers(answers))

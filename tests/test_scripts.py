@@ -1,0 +1,203 @@
+"""The two scripts end to end, as a user runs them, on a small base: results, interruptions, refusals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, record_row, run_script
+
+
+@pytest.fixture(scope="module")
+def arguments(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("scripts")
+    rows = [record_row(number) for number in range(20)]
+    (folder / "data.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    return [
+        f"--model.base={small_base}", f"--data.train={folder / 'data.json'}", f"--data.test={folder / 'data.json'}",
+        f"--output.dir={folder / 'out'}", "--train.max_steps=3", "--train.max_length=256", "--train.learning_rate=1e-3",
+        "--lora.r=4", "--generate.max_new_tokens=8", "--generate.limit=4", "--train.eval_steps=2",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(arguments: list[str]) -> Path:
+    done = run_script("train_qwen_gaokao.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    run = Path(arguments[3].split("=")[1]) / "gaokao"
+    (run / "printed.txt").write_text(done.stdout, encoding="utf-8")
+    return run
+
+
+def load(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_training_leaves_adapter_tokenizer_plot_and_run_record(trained: Path) -> None:
+    for name in ("adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "chat_template.jinja"):
+        assert (trained / "adapter" / name).exists()
+    assert (trained / "loss.png").exists()
+    record = load(trained / "run.json")
+    assert record["data"]["records"] == 20
+    assert record["data"]["train"] + len(record["data"]["validation"]) == 20
+    assert record["config"]["model"]["quantization"] == "nf4"
+    assert record["versions"]["trl"]
+    assert record["metrics"]["train_loss_last"] > 0
+    assert record["metrics"]["validation_loss_last"] > 0
+
+
+def test_training_prints_one_screen_and_what_to_run_next(trained: Path) -> None:
+    lines = (trained / "printed.txt").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 24
+    for start in ("run ", "base ", "device ", "data ", "training ", "result ", "files ", "next "):
+        assert any(line.startswith(start) for line in lines), start
+    assert "python infer_qwen_gaokao.py" in lines[-1]
+
+
+def test_no_warning_of_a_library_reaches_the_user(arguments: list[str], trained: Path) -> None:
+    done = run_script("infer_qwen_gaokao.py", *arguments, "--output.run=gaokao")
+    assert done.returncode == 0, done.stderr
+    rest = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.strip() and "item" not in line]
+    assert rest == []
+
+
+def test_generation_writes_questions_and_scores(arguments: list[str], trained: Path) -> None:
+    done = run_script("infer_qwen_gaokao.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    entries = load(trained / "generated" / "questions.json")
+    assert [entry["id"] for entry in entries] == ["r0", "r1", "r2", "r3"]
+    lines = (trained / "generated" / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+    assert sorted(json.loads(line)["id"] for line in lines) == ["r0", "r1", "r2", "r3"]
+    assert load(trained / "generated" / "scores.json")["items"] == 4
+    assert "total score" in done.stdout and "floor" in done.stdout
+    assert done.stdout.count("finish reason") == 2
+
+
+def test_the_bare_base_is_named_as_such_and_keeps_the_other_results(arguments: list[str], trained: Path) -> None:
+    done = run_script("infer_qwen_gaokao.py", *arguments, "--adapter", "none")
+    assert done.returncode == 0, done.stderr
+    assert "NO ADAPTER: the bare base model" in done.stdout
+    assert {entry["adapter"] for entry in load(trained / "generated_base" / "questions.json")} == {"none"}
+
+
+def test_an_adapter_of_another_quantization_is_refused(arguments: list[str], trained: Path) -> None:
+    done = run_script("infer_qwen_gaokao.py", *arguments, "--model.quantization", "none")
+    assert done.returncode == 2
+    assert "trained with quantization nf4, not none" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_earlier_run_is_set_aside_and_not_overwritten(arguments: list[str], trained: Path) -> None:
+    again = [*arguments, "--output.run=again", "--train.max_steps=1"]
+    assert run_script("train_qwen_gaokao.py", *again).returncode == 0
+    done = run_script("train_qwen_gaokao.py", *again)
+    assert "the earlier run was moved to" in done.stdout
+    assert len([path for path in trained.parent.iterdir() if path.name.startswith("again")]) == 2
+
+
+def test_a_results_folder_that_cannot_be_written_is_named(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    for script in ("train_qwen_gaokao.py", "infer_qwen_gaokao.py"):
+        done = run_script(
+            script,
+            *arguments,
+            f"--output.dir={tmp_path / 'file'}",
+            "--adapter=none" if "infer" in script else "--train.seed=1",
+        )
+        assert done.returncode == 2
+        assert "cannot be written to" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_an_adapter_folder_that_is_missing_is_named(arguments: list[str], tmp_path: Path) -> None:
+    done = run_script("infer_qwen_gaokao.py", *arguments, "--adapter", tmp_path / "nope")
+    assert done.returncode == 2
+    assert "there is no such folder; train first" in done.stderr
+
+
+def test_resuming_without_a_checkpoint_is_named(arguments: list[str]) -> None:
+    done = run_script("train_qwen_gaokao.py", *arguments, "--output.run=never", "--train.resume=true")
+    assert done.returncode == 2
+    assert "holds no checkpoint; start without --train.resume" in done.stderr
+
+
+def interrupt(script: str, arguments: list[str], ready: Any) -> tuple[int, str]:
+    """Start a script, press Ctrl-C once `ready()` holds, and wait."""
+    process = subprocess.Popen(
+        [sys.executable, script, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        encoding="utf-8", env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )  # fmt: skip
+    deadline = time.time() + 300
+    while not ready() and time.time() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=300)
+    return process.returncode, stderr
+
+
+def test_ctrl_c_in_training_keeps_a_checkpoint_and_says_how_to_go_on(arguments: list[str], trained: Path) -> None:
+    long = [*arguments, "--output.run=stopped", "--train.max_steps=100000", "--train.save_steps=1"]
+    checkpoints = trained.parent / "stopped" / "checkpoints"
+    code, said = interrupt(
+        "train_qwen_gaokao.py", long, lambda: any(checkpoints.glob("checkpoint-*/trainer_state.json"))
+    )
+    assert code == 130
+    assert "is kept; go on with --train.resume true" in said
+    assert "Traceback" not in said
+    kept = max(int(path.name.split("-")[1]) for path in checkpoints.glob("checkpoint-*"))
+    done = run_script(
+        "train_qwen_gaokao.py",
+        *arguments,
+        "--output.run=stopped",
+        f"--train.max_steps={kept + 2}",
+        "--train.resume=true",
+    )
+    assert done.returncode == 0, done.stderr
+    assert load(trained.parent / "stopped" / "run.json")["history"][-1]["step"] == kept + 2
+
+
+def test_ctrl_c_in_generation_keeps_what_is_finished(arguments: list[str], trained: Path) -> None:
+    lines = trained / "generated" / "questions.jsonl"
+    before = lines.stat().st_mtime if lines.exists() else 0.0
+    slow = [*arguments, "--generate.limit=20", "--generate.batch_size=1", "--generate.max_new_tokens=400"]
+    code, said = interrupt(
+        "infer_qwen_gaokao.py",
+        slow,
+        lambda: lines.exists() and lines.stat().st_mtime > before and lines.stat().st_size > 0,
+    )
+    assert code == 130
+    assert "items are finished and kept in" in said and "python evaluate.py" in said
+    assert "Traceback" not in said
+    kept = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
+    assert 1 <= len(kept) < 20
+    assert run_script("evaluate.py", lines).returncode == 0
+
+
+def test_two_processes_train_one_adapter(arguments: list[str], trained: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29517",
+         "train_qwen_gaokao.py", *arguments, "--output.run=two"],
+        cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=600,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert load(trained.parent / "two" / "run.json")["processes"] == 2
+    assert done.stdout.count("result ") == 1
+    assert run_script("infer_qwen_gaokao.py", *arguments, "--output.run=two").returncode == 0
+
+
+@pytest.mark.skipif("GAOKAO_FULL_RUN" not in os.environ, reason="GAOKAO_FULL_RUN=1: the shipped configuration, minutes")
+def test_the_shipped_configuration_teaches_the_tiny_model_the_form(tmp_path: Path) -> None:
+    out = f"--output.dir={tmp_path}"
+    assert run_script("train_qwen_gaokao.py", out).returncode == 0
+    for more in ([], ["--adapter", "none"]):
+        assert run_script("infer_qwen_gaokao.py", out, *more).returncode == 0
+    metrics = load(tmp_path / "gaokao" / "run.json")["metrics"]
+    assert metrics["validation_loss_last"] < metrics["validation_loss_first"]
+    assert load(tmp_path / "gaokao" / "generated" / "scores.json")["three_sections_and_stopped"] >= 0.8
+    assert load(tmp_path / "gaokao" / "generated_base" / "scores.json")["three_sections_and_stopped"] < 0.2
