@@ -3,6 +3,7 @@
 import logging
 import os
 import shlex
+import warnings
 from typing import Any
 
 from gaokao.config import BUILTIN_TINY, Resolved
