@@ -112,13 +112,13 @@ def generate_questions(resolved: Resolved, records: list[Record], folder: Path, 
                 tick=tick,
             ):
                 entry = generation.result_entry(
-                    records[output.index],
-                    tokenizer.decode(prompts[output.index]),
+                    records[output.position],
+                    tokenizer.decode(prompts[output.position]),
                     output,
                     BARE_BASE if adapter is None else str(adapter),
                 )
                 lines.add(entry)
-                entries[output.index] = entry
+                entries[output.position] = entry
                 bar.update(1)
         except KeyboardInterrupt:
             raise Interrupted(

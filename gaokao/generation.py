@@ -21,8 +21,8 @@ SAMPLING_KEYS = {"max_new_tokens", "do_sample", "temperature", "top_p", "repetit
 class Output(NamedTuple):
     """What the model wrote for one prompt."""
 
-    index: int
-    """Position of the prompt."""
+    position: int
+    """Of the prompt in the list of prompts."""
     text: str
     finish_reason: str
     """`stop`: ended by an end token; `length`: cut at max_new_tokens."""
@@ -146,7 +146,7 @@ def generate(
             end = next((place for place, token in enumerate(row) if token in stops), None)
             new = row if end is None else row[:end]
             yield Output(
-                index=index,
+                position=index,
                 text=tokenizer.decode(new, skip_special_tokens=True),
                 finish_reason="length" if end is None else "stop",
                 prompt_tokens=len(prompts[index]),

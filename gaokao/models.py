@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -305,6 +306,8 @@ def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, record: A
     model.save_pretrained(part, safe_serialization=True)
     tokenizer.save_pretrained(part)
     write_json(part / ADAPTER_RECORD, asdict(record))
+    # A resumed run that had already finished writes its adapter again; a folder cannot be replaced while it is full.
+    shutil.rmtree(folder, ignore_errors=True)
     os.replace(part, folder)
 
 

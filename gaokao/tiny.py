@@ -55,6 +55,8 @@ class Recipe:
     steps: int = 500
     rows: int = 4
     row_tokens: int = 512
+    noise: float = 0.08
+    """Share of the tokens read that are replaced by random ones."""
     learning_rate: float = 6e-3
     warmup_steps: int = 20
     seed: int = 1
@@ -189,8 +191,12 @@ def pretrain(
         model.train()
         for step in range(steps):
             rows = torch.stack([_row(pieces, length, draw) for _ in range(recipe.rows)])
+            # Wrong tokens among those it reads, but not among those it learns: a small model strays when it generates,
+            # and this teaches it to find its way back to a text that it knows.
+            wrong = torch.rand(rows.shape, generator=draw) < recipe.noise
+            noise = torch.randint(len(tokenizer), rows.shape, generator=draw)
             with torch.autocast("cpu", torch.bfloat16):
-                loss = model(input_ids=rows, labels=rows, use_cache=False).loss
+                loss = model(input_ids=torch.where(wrong, noise, rows), labels=rows, use_cache=False).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for optimizer, schedule in zip(optimizers, schedules, strict=True):

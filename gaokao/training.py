@@ -292,7 +292,7 @@ def final_metrics(history: Sequence[dict[str, Any]]) -> dict[str, float]:
     metrics = {"train_loss_first": train[0][1], "train_loss_last": train[-1][1]} if train else {}
     if validation:
         metrics |= {"validation_loss_first": validation[0][1], "validation_loss_last": validation[-1][1]}
-    totals = next((entry for entry in reversed(history) if "train_runtime" in entry), {})
+    totals: dict[str, Any] = next((entry for entry in reversed(history) if "train_runtime" in entry), {})
     tokens = max((entry.get("num_tokens", 0) for entry in history), default=0)
     if totals:
         metrics |= {"train_seconds": totals["train_runtime"], "tokens_seen": tokens}

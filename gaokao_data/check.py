@@ -61,8 +61,9 @@ EVIDENCE_SHOWN = 160
 # About 30,000 questions; the index was measured at 55 bytes per character of question, so half a gigabyte at most.
 DUPLICATE_CHARACTERS = 8_000_000
 # Where so many pairs are found, the file is made from a few templates and their number grows with its square.
-MANY_PAIRS = 20_000
-FIRST_SEARCH = 500
+# Ten times the questions make a hundred times the pairs: half a million at most.
+MANY_PAIRS = 5_000
+FIRST_SEARCH, WIDER = 250, 10
 # What the training script checks by itself: it should start within seconds.
 SUMMARY_RECORDS = 2_000
 PERCENTILES = (0.05, 0.5, 0.9, 0.95, 0.99)
@@ -434,7 +435,7 @@ def find_duplicates(texts: Sequence[str]) -> Duplicates:
         found = near_duplicates(different[:size])
         if size >= len(different) or len(found) >= MANY_PAIRS:
             break
-        size *= 4
+        size *= WIDER
     pairs += [Pair(first[different[a]], first[different[b]], similarity) for a, b, similarity in found]
     left_out = ""
     if size < len(different):

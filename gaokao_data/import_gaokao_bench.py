@@ -755,7 +755,7 @@ def add_related_passages(drafts: Sequence[Draft], chars: tuple[int, int]) -> Non
         chars: least and greatest length of a passage in characters.
     """
     # scikit-learn takes a second to import: a wrong folder should be answered before.
-    from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-untyped]
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
     sentences = {draft.id: exposition(draft.analysis) for draft in drafts}
     for subject in sorted({draft.subject for draft in drafts}):

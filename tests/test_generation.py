@@ -54,7 +54,7 @@ def test_the_kv_cache_changes_no_answer(model: Any, tokenizer: Any) -> None:
 
 
 def test_sampling_repeats_for_a_seed_and_differs_for_another(model: Any, tokenizer: Any) -> None:
-    sampled = {"do_sample": True, "temperature": 1.5}
+    sampled: dict[str, Any] = {"do_sample": True, "temperature": 1.5}
     first = outputs(model, tokenizer, **sampled)
     assert outputs(model, tokenizer, **sampled) == first
     assert outputs(model, tokenizer, seed=5, **sampled) != first

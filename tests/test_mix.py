@@ -151,7 +151,7 @@ def test_mixed_chats_are_in_the_training_set_in_the_form_that_is_learnt_from(tmp
 
     path = write(tmp_path / "records.jsonl", [record_row(n) for n in range(4)])
     records = load_records(path)
-    tokenizer = tiny.train_tokenizer([tiny.plain_text(record) for record in records])
+    tokenizer = tiny.train_tokenizer([piece for record in records for piece in tiny.plain_pieces(record)])
     pool = load_pool(write(tmp_path / "chats.jsonl", [chat(n) for n in range(9)]), 1.0, 4, seed=0)
     mixed = choose(pool, 4, lambda example: len(training.example_ids(tokenizer, example)), max_length=200)
     assert mixed.record is not None and mixed.record["used"] == 4
