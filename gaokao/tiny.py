@@ -1,6 +1,6 @@
 """The built-in tiny base, `builtin:tiny`: a small Qwen2 made on this machine, for machines without a GPU or a hub.
 
-A byte-level BPE tokenizer and a Qwen2 of a few million parameters, pre-trained for about a minute as a plain language
+A byte-level BPE tokenizer and a Qwen2 of a few million parameters, pre-trained for some minutes as a plain language
 model on the bundled training items. It never sees the chat form, the section headers or a test item: those are what
 fine-tuning has to teach. The result is an ordinary Transformers folder, and everything downstream treats it as any
 base. It shows that the pipeline works, not what a good question is.
@@ -50,12 +50,12 @@ class Recipe:
     window: int = 96
     """Tokens that a layer looks back. A model this small loses its thread over a passage that it has never seen; with
     a short window it goes on by what it has just written."""
-    longest: int = 700
+    longest: int = 650
     """Characters; longer items are left out. The model must know its texts almost by heart within the time there is."""
-    steps: int = 500
+    steps: int = 800
     rows: int = 4
     row_tokens: int = 512
-    noise: float = 0.08
+    noise: float = 0.12
     """Share of the tokens read that are replaced by random ones."""
     learning_rate: float = 6e-3
     warmup_steps: int = 20
@@ -86,7 +86,7 @@ def build(folder: Path, say: Callable[[str], None], data: Path = BUNDLED, recipe
     pieces = [plain_pieces(record) for record in records]
     texts = [piece for group in pieces if sum(map(len, group)) <= recipe.longest for piece in group]
     tokenizer = train_tokenizer(texts, recipe)
-    say(f"making {target.name} once: a Qwen2 of {recipe.layers} layers, {recipe.steps} steps, one to three minutes")
+    say(f"making {target.name} once: a Qwen2 of {recipe.layers} layers, {recipe.steps} steps, two to five minutes")
     model = pretrain(texts, tokenizer, recipe, say)
     part = target.with_name(f"{target.name}.part{os.getpid()}")
     transformers_logging.disable_progress_bar()
