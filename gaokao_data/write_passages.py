@@ -750,6 +750,8 @@ def write_passages(
     records = load_items(source)
     if out.exists() and out.samefile(source):
         raise UserError(f"--out {out}: is the input file; name another one")
+    if out.is_dir():
+        raise UserError(f"--out {out}: is a folder; name a file in it, such as {out / 'items.json'}")
     before = read_out(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
