@@ -262,10 +262,13 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 
 
 def _whole_lines(text: str) -> list[Any]:
-    # A killed run can leave half a line at the end; it never finished that item.
-    lines = text.splitlines()
+    lines = [line for line in text.splitlines() if line.strip()]
     if lines and not text.endswith("\n"):
-        lines.pop()
+        # A killed run can leave half a line at the end, of an item that it never finished; a whole one counts.
+        try:
+            json.loads(lines[-1])
+        except json.JSONDecodeError:
+            lines.pop()
     return [json.loads(line) for line in lines]
 
 

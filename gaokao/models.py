@@ -306,9 +306,14 @@ def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, record: A
     model.save_pretrained(part, safe_serialization=True)
     tokenizer.save_pretrained(part)
     write_json(part / ADAPTER_RECORD, asdict(record))
-    # A resumed run that had already finished writes its adapter again; a folder cannot be replaced while it is full.
-    shutil.rmtree(folder, ignore_errors=True)
+    # A resumed run that had already finished writes its adapter again. A full folder cannot be replaced, and the old
+    # one must not be gone before the new one stands there.
+    old = folder.with_name(folder.name + ".old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
     os.replace(part, folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def require_adapter_files(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """The built-in tiny base, `builtin:tiny`: a small Qwen2 made on this machine, for machines without a GPU or a hub.
 
 A byte-level BPE tokenizer and a Qwen2 of a few million parameters, pre-trained for some minutes as a plain language
-model on the bundled training items. It never sees the chat form, the section headers or a test item: those are what
+model on the shorter of the bundled training items. It never sees the chat form, the section headers or a test item: those are what
 fine-tuning has to teach. The result is an ordinary Transformers folder, and everything downstream treats it as any
 base. It shows that the pipeline works, not what a good question is.
 """

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, run_script
 
-from evaluate import floor_score, getTotalScore, score_parts, summarize
+from evaluate import floor_score, getTotalScore, read_results, score_parts, summarize
 from gaokao.prompts import render
 from gaokao.records import load_records
 
@@ -113,6 +113,11 @@ def test_the_command_scores_a_results_file_and_one_of_an_interrupted_run(tmp_pat
     assert done.returncode == 0, done.stderr
     assert "total score 100.0" in done.stdout
     assert json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))["total_score"] == 100
+
+
+def test_a_last_line_without_a_line_end_counts_where_it_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, [entry(TEXT), entry(TEXT)])), encoding="utf-8")
+    assert len(read_results(tmp_path / "q.jsonl")) == 2
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,16 @@ def test_an_adapter_loads_whole_and_changes_the_logits(adapter: Path, small_base
         assert not torch.equal(adapted(input_ids=ids).logits, bare)
 
 
+def test_saving_an_adapter_again_replaces_it_and_leaves_nothing_beside_it(small_base: Path, tmp_path: Path) -> None:
+    tokenizer = models.load_tokenizer(small_base)
+    folder = tmp_path / "run" / "adapter"
+    for rank in (4, 8):
+        model = get_peft_model(load(small_base), LoraConfig(r=rank, target_modules="all-linear", task_type="CAUSAL_LM"))
+        models.save_adapter(model, tokenizer, now(small_base), folder)
+    assert json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["r"] == 8
+    assert [path.name for path in folder.parent.iterdir()] == ["adapter"]
+
+
 def test_an_adapter_folder_that_is_missing_or_not_whole_is_refused(
     tmp_path: Path, changed: Callable[..., Path]
 ) -> None:

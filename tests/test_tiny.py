@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from conftest import ROOT
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
@@ -75,4 +74,3 @@ def test_chatml_adds_a_default_system_message_as_qwen_does(small_base: Path) -> 
 def test_the_folder_is_an_ordinary_transformers_folder(small_base: Path) -> None:
     assert AutoConfig.from_pretrained(small_base).architectures == ["Qwen2ForCausalLM"]
     assert (small_base / "model.safetensors").exists()
-    assert (ROOT / "gaokao_data" / "train.json").exists()
