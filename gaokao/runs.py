@@ -1,13 +1,17 @@
 """The folder of a run: atomic writes, setting an earlier run aside, what is recorded about how it was made."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
+import platform
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from gaokao.errors import UserError
 
@@ -45,6 +49,42 @@ def make_folder(folder: Path) -> Path:
             f"{folder}: cannot be written to ({error.strerror}); set output.dir to a folder of yours, --output.dir DIR"
         ) from None
     return folder
+
+
+@contextlib.contextmanager
+def lock(folder: Path, what: str) -> Iterator[None]:
+    """Keep every other process out of a results folder until the block ends; a killed process holds nothing.
+
+    The lock lies beside the folder, as `.NAME.lock`, because the folder itself is renamed when it is set aside.
+
+    Args:
+        folder: what is written to; its parent must exist.
+        what: the command that holds it, for the message that others get.
+
+    Raises:
+        UserError: another process holds it: who, where and since when.
+    """
+    file = folder.with_name(f".{folder.name}.lock")
+    holder = folder.with_name(f".{folder.name}.holder")
+    guard = FileLock(file, timeout=0)
+    try:
+        guard.acquire()
+    except Timeout:
+        try:
+            who = holder.read_text(encoding="utf-8").strip()
+        except OSError:
+            # It was taken this very moment, or the holder's disk is full.
+            who = "another process"
+        raise UserError(
+            f"{folder}: is in use by {who}; wait for it or stop it, or give this run another name: --output.run NAME"
+        ) from None
+    try:
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        write_text(holder, f"{what} (process {os.getpid()} on {platform.node()}, since {since})\n")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        guard.release()
 
 
 def set_aside(path: Path, unless_only: Iterable[str] = ()) -> Path | None:
