@@ -9,38 +9,86 @@ nor transformers, so a fault answers in well under a second.
 import argparse
 import ctypes
 import difflib
+import re
 import types
 import typing
+import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
-from gaokao.errors import UserError, faults_text
+from gaokao.errors import MAX_FAULTS, UserError, elsewhere, faults_text
 
 DEFAULT_CONFIG = Path("config.yaml")
 BUILTIN_TINY = "builtin:tiny"
+ALL_LINEAR = "all-linear"
+# generate.adapter: that of the run, or no adapter at all.
+AUTO_ADAPTER, BARE_BASE = "auto", "none"
 
-PositiveInt = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+# What the reader of the file takes: the shipped one has 7 KB and is three levels deep.
+MAX_BYTES, MAX_DEPTH, MAX_DIGITS = 64 * 1024, 10, 40
+MAX_NAME = 1024
+# A file name has 255 bytes on all usual file systems; what is set aside or half written gets a suffix.
+MAX_RUN_BYTES = 200
+WINDOWS_NAMES = ("CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10)))
+
+# No count of this project comes near it, and every library takes it.
+PositiveInt = Annotated[int, Field(ge=1, le=1_000_000_000)]
+
+
+def _off_or_felt(value: float) -> float:
+    if 0 < value < 0.001:
+        raise ValueError("is too small to do anything; give at least 0.001, or 0 for off")
+    return value
+
+
+Share = Annotated[float, AfterValidator(_off_or_felt)]
+
+
+def _name(value: str) -> str:
+    """A text that can stand in a path, a message and a JSON file."""
+    if not value.strip():
+        raise ValueError("is empty; write a name, or remove the line for the default")
+    if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in value):
+        raise ValueError("holds a line end, another control character, or half of a character; write it anew")
+    if len(value) > MAX_NAME:
+        raise ValueError(f"has {len(value)} characters; at most {MAX_NAME} are taken")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
 
 
 def _one_or_several(value: Any) -> Any:
     """A name, or a list of names; the command line gives a list for a single one too."""
     names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError("must be a name, or a list of names such as [a, b]")
+    for name in names:
+        _name(name)
     return names[0] if len(names) == 1 else names
 
 
 def _none_or_several(value: Any) -> Any:
     # The command line wraps null as it wraps any single name.
     return None if value in (None, [None]) else _one_or_several(value)
+
+
+def _modules(value: Any) -> Any:
+    """`all-linear`, or a list of module names: a single name stays a list, for peft reads a text as a pattern."""
+    names = _one_or_several(value)
+    if names == ALL_LINEAR:
+        return names
+    names = [names] if isinstance(names, str) else names
+    if not all(re.fullmatch(r"[A-Za-z_][\w.]*", name) for name in names):
+        raise ValueError(f"must be {ALL_LINEAR}, or names of modules such as [q_proj, v_proj]")
+    return names
 
 
 OneOrSeveral = Annotated[str | list[str], BeforeValidator(_one_or_several)]
@@ -50,7 +98,9 @@ NoneOrSeveral = Annotated[str | list[str] | None, BeforeValidator(_none_or_sever
 class Section(BaseModel):
     """A section of config.yaml. Unknown keys are errors; the docstring under a field is its help text."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -70,11 +120,11 @@ def _leaf_types(annotation: Any) -> set[Any]:
 class ModelConfig(Section):
     """Which base model, and how it is held in memory."""
 
-    base: str = "Qwen/Qwen2.5-14B-Instruct"
+    base: Name = "Qwen/Qwen2.5-14B-Instruct"
     """Base model: a name on the hub, a local folder, or builtin:tiny (made on this machine, no download)."""
     hub: Literal["huggingface", "modelscope"] = "huggingface"
     """Where a name is looked up; modelscope is the one that is reached from mainland China (pip install modelscope)."""
-    revision: str | None = None
+    revision: Name | None = None
     """Branch, tag or commit on the hub; null takes the hub's default branch."""
     quantization: Literal["nf4", "int8", "none"] = "nf4"
     """nf4: 4-bit with double quantization (QLoRA), the least memory; int8: twice that; none: full weights."""
@@ -93,11 +143,11 @@ class DataConfig(Section):
     """Training records: JSON, JSON Lines, CSV or Parquet (see gaokao_data/README.md)."""
     test: OneOrSeveral = "gaokao_data/test.json"
     """Records to generate questions for, and to score against where they carry 题干, 参考答案 and 解析."""
-    validation_share: Annotated[float, Field(ge=0, le=0.5)] = 0.05
+    validation_share: Annotated[Share, Field(ge=0, le=0.5)] = 0.05
     """Share of the training file held out to measure the validation loss; 0 trains on everything."""
     mix: NoneOrSeveral = None
     """General instruction data against forgetting, {"messages": [{"role", "content"}, ...]}; null mixes nothing in."""
-    mix_ratio: Annotated[float, Field(ge=0, le=10)] = 1.0
+    mix_ratio: Annotated[Share, Field(ge=0, le=10)] = 1.0
     """Examples of data.mix per training record, drawn at random; published results: 1 helps, 0.05-0.1 does nothing."""
 
 
@@ -106,11 +156,11 @@ class LoraSection(Section):
 
     r: Annotated[int, Field(ge=1, le=1024)] = 32
     """Rank: more learns more, and costs memory and speed in proportion."""
-    alpha: Annotated[float, Field(gt=0)] = 64
+    alpha: Annotated[float, Field(ge=0.1, le=10_000)] = 64
     """Scaling is alpha / r; twice the rank is a common choice."""
-    dropout: Share = 0.05
+    dropout: Annotated[Share, Field(ge=0, le=0.9)] = 0.05
     """Dropout inside the adapter; 0 is the fastest."""
-    target_modules: OneOrSeveral = "all-linear"
+    target_modules: Annotated[str | list[str], BeforeValidator(_modules)] = ALL_LINEAR
     """all-linear (every linear layer except the output head) or a list such as [q_proj, v_proj]."""
 
 
@@ -119,21 +169,21 @@ class TrainConfig(Section):
 
     num_train_epochs: Annotated[float, Field(gt=0, le=1000)] = 3
     """Passes over the training records; not used when max_steps is set."""
-    max_steps: PositiveInt | None = None
+    max_steps: Annotated[int, Field(ge=1, le=10**9)] | None = None
     """Stop after so many optimizer steps, whatever the epochs; null counts epochs."""
-    per_device_train_batch_size: PositiveInt = 1
-    """Rows per device and step; with packing a row is max_length tokens long."""
-    gradient_accumulation_steps: PositiveInt = 8
-    """Steps summed before the optimizer moves: a larger effective batch for no memory."""
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
+    effective_batch: Annotated[int, Field(ge=1, le=65536)] = 8
+    """Rows that each optimizer step learns from, over all processes; gradients are accumulated until it is reached."""
+    per_device_train_batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Rows per device at once; with packing a row is max_length tokens long."""
+    learning_rate: Annotated[float, Field(ge=1e-8, le=1)] = 1e-4
     """Peak learning rate of the adapter."""
     lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
     """How the learning rate falls after the warm-up."""
-    warmup_steps: Annotated[float, Field(ge=0)] = 0.05
+    warmup_steps: Annotated[float, Field(ge=0, le=10**6)] = 0.05
     """Warm-up: a number of steps, or a share of all steps when below 1."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     """AdamW weight decay on the adapter."""
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0
     """Gradient clipping."""
     optim: Literal["adamw_torch", "adamw_torch_fused", "paged_adamw_8bit", "adamw_8bit"] = "paged_adamw_8bit"
     """paged_adamw_8bit survives memory peaks on a GPU; adamw_torch runs everywhere."""
@@ -143,16 +193,22 @@ class TrainConfig(Section):
     """Put several records into one row (isolated from each other): no work on padding."""
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass: a third slower, several times less memory."""
-    logging_steps: PositiveInt = 1
+    logging_steps: Annotated[int, Field(ge=1, le=10**9)] = 1
     """Optimizer steps between two points of the training-loss curve."""
-    eval_steps: PositiveInt | None = 20
+    eval_steps: Annotated[int, Field(ge=1, le=10**9)] | None = 20
     """Optimizer steps between two validations; null validates once at the end of each epoch."""
-    save_steps: PositiveInt = 50
+    early_stopping: Annotated[int, Field(ge=1, le=10**6)] | None = None
+    """Stop after so many validations without a lower validation loss; null trains to the end."""
+    keep: Literal["best", "last"] = "best"
+    """What adapter/ holds: the step with the lowest validation loss, or the last one."""
+    save_steps: Annotated[int, Field(ge=1, le=10**9)] = 50
     """Optimizer steps between two checkpoints."""
-    save_total_limit: PositiveInt = 2
-    """Checkpoints kept; the oldest are deleted."""
-    resume: bool = False
-    """Go on from the last checkpoint of the run in the output folder."""
+    save_minutes: Annotated[float, Field(ge=0.01, le=10**6)] | None = 20
+    """Minutes between two checkpoints, beside save_steps; null saves by steps only."""
+    save_total_limit: Annotated[int, Field(ge=2, le=10**6)] = 2
+    """Checkpoints kept, the best one among them; one that was being written when a run was killed does not count."""
+    resume: Literal["auto"] | bool = "auto"
+    """auto: go on where this run was interrupted, else start new; true: go on or fail; false: start new."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 42
     """The same seed on the same machine gives the same losses."""
 
@@ -160,9 +216,9 @@ class TrainConfig(Section):
 class GenerateConfig(Section):
     """Writing questions with base + adapter."""
 
-    adapter: str | None = None
-    """Adapter folder; null takes the adapter of output.run; none generates with the bare base model."""
-    batch_size: PositiveInt = 8
+    adapter: Name = AUTO_ADAPTER
+    """auto: the adapter of output.run; none: the bare base model; or the folder of another adapter."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 8
     """Prompts per batch: larger is faster and takes more memory."""
     limit: PositiveInt | None = None
     """Only the first so many records of data.test; null takes all."""
@@ -170,23 +226,31 @@ class GenerateConfig(Section):
     """Longest answer in tokens; what is cut off is marked with finish_reason length."""
     do_sample: bool = True
     """true draws at random, so questions vary; false always takes the likeliest token."""
-    temperature: Annotated[float, Field(gt=0, le=5)] = 0.7
+    temperature: Annotated[float, Field(ge=0.01, le=5)] = 0.7
     """Lower is safer, higher more varied; only with do_sample."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    top_p: Annotated[float, Field(ge=0.01, le=1)] = 0.9
     """Nucleus sampling: draw from the likeliest tokens that hold this share; only with do_sample."""
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
+    repetition_penalty: Annotated[float, Field(ge=0.5, le=2)] = 1.0
     """1.0 is off; above it, quoting the textbook passage is punished as well."""
     torch_compile: bool = False
     """torch.compile the model: minutes of warm-up, then faster on long jobs on a GPU."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 42
     """Seed of the sampling."""
 
+    @field_validator("adapter", mode="before")
+    @classmethod
+    def _no_null(cls, value: Any) -> Any:
+        # null and none mean the same to a reader, and meant opposite things here.
+        if value is None:
+            raise ValueError(f"write {AUTO_ADAPTER} for the run's own adapter, or {BARE_BASE} for the bare base model")
+        return value
+
 
 class EvaluateConfig(Section):
     """Scoring against the references of data.test."""
 
-    floor_rounds: Annotated[int, Field(ge=1, le=1000)] = 20
-    """Shufflings of the references (within a subject) that the floor is the mean of."""
+    chance_rounds: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Wrong references of its subject that each question is compared with, at most (2,000 pairs in all)."""
     samples: Annotated[int, Field(ge=0, le=100)] = 2
     """Generated questions printed at the end of a run."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
@@ -196,16 +260,22 @@ class EvaluateConfig(Section):
 class OutputConfig(Section):
     """Where a run is written."""
 
-    dir: str = "outputs"
+    dir: Name = "outputs"
     """Folder of all runs."""
-    run: str = "gaokao"
+    run: Name = "gaokao"
     """Name of this run: everything goes to dir/run; an earlier run of that name is set aside, not overwritten."""
 
     @field_validator("run")
     @classmethod
     def _plain_name(cls, value: str) -> str:
-        if not value or value in (".", "..") or any(c in value for c in '/\\:*?"<>|'):
-            raise ValueError("must be a plain folder name without / or other special characters")
+        if any(letter in value for letter in '/\\:*?"<>|') or value != value.strip() or value.endswith("."):
+            raise ValueError(
+                'must be a plain folder name, without any of / \\ : * ? " < > | and without a space or dot at its end'
+            )
+        if value.split(".")[0].upper() in WINDOWS_NAMES:
+            raise ValueError("is a name that Windows keeps for a device; choose another")
+        if (size := len(value.encode())) > MAX_RUN_BYTES:
+            raise ValueError(f"has {size} bytes in UTF-8; a folder name can have {MAX_RUN_BYTES}")
         return value
 
 
@@ -228,12 +298,6 @@ class Config(BaseSettings):
     def settings_customise_sources(cls, settings_cls: Any, init_settings: Any, *_: Any, **__: Any) -> tuple[Any, ...]:
         """Only what `load_config` merged: environment variables must not change a run behind the user's back."""
         return (init_settings,)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "Config":
-        if self.generate.adapter == "":
-            raise ValueError("generate.adapter is empty: give a folder, none (bare base model) or null (the run's own)")
-        return self
 
     @property
     def run_folder(self) -> Path:
@@ -283,25 +347,32 @@ def load_config(argv: list[str], prog: str, shortcuts: Mapping[str, str] | None 
     gpus = cuda_gpus()
 
     replacement = overrides.pop("without_gpu", tree.get("without_gpu"))
-    if "without_gpu" in tree and not isinstance(tree["without_gpu"], dict | None):
+    if not isinstance(tree.get("without_gpu"), dict | None):
         faults.append(f"{path}:{lines.get(('without_gpu',), 1)}: without_gpu must hold sections, or be null")
         replacement = None
+    elif replacement and "without_gpu" in replacement:
+        line = lines.get(("without_gpu", "without_gpu"), 1)
+        faults.append(f"{path}:{line}: without_gpu holds without_gpu; only sections such as train can stand in it")
     plain = {key: value for key, value in tree.items() if key != "without_gpu"}
     # Both variants are checked on every machine: a fault in the half that is not used here would
     # otherwise wait until the file reaches the GPU server at night.
     with_gpu = _merge(plain, overrides)
-    without = _merge(_merge(plain, replacement or {}), overrides)
+    sections = {key: value for key, value in (replacement or {}).items() if key != "without_gpu"}
+    without = _merge(_merge(plain, sections), overrides)
     checked: dict[str, Config] = {}
     for variant, values in (("with", with_gpu), ("without", without)):
         try:
             checked[variant] = Config.model_validate(values)
         except ValidationError as error:
-            for detail in error.errors():
-                fault = _fault(detail, values, path, lines, overrides, replacement if variant == "without" else None)
-                if fault not in faults:
-                    faults.append(fault)
+            # Each has to be looked up among all keys: a file of something else would take minutes.
+            for detail in error.errors(include_url=False)[:MAX_FAULTS]:
+                faults.append(
+                    _fault(detail, values, path, lines, overrides, replacement if variant == "without" else None)
+                )
     if faults:
-        raise UserError(faults_text(f"the configuration has {len(faults)} fault(s):", faults))
+        faults = list(dict.fromkeys(faults))
+        more = ["and perhaps more; mend these and run it again"] if len(faults) > MAX_FAULTS else []
+        raise UserError(faults_text(f"the configuration has {len(faults)} fault(s):", [*faults[:MAX_FAULTS], *more]))
     if gpus or replacement is None:
         return Resolved(checked["with"], {}, gpus)
     before, now = _flat(checked["with"].model_dump()), _flat(checked["without"].model_dump())
@@ -324,7 +395,7 @@ def require_device(resolved: Resolved) -> None:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"command line: {message}; --help lists every key")
+        raise UserError(f"command line: {_short(message, 300)}; --help lists every key")
 
 
 def _read_command_line(argv: list[str], prog: str, shortcuts: dict[str, str]) -> tuple[Path, dict[str, Any], list[str]]:
@@ -364,7 +435,7 @@ def _read_command_line(argv: list[str], prog: str, shortcuts: dict[str, str]) ->
         )
         overrides = dict(source())
     except SettingsError as error:
-        raise UserError(f"command line: {error}; --help lists every key") from None
+        raise UserError(f"command line: {_short(str(error), 300)}; --help lists every key") from None
     known, _ = _peek(argv)
     if known.without_gpu is not None:
         overrides["without_gpu"] = None
@@ -381,33 +452,90 @@ def _peek(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _unknown_option(option: str) -> str:
     if not option.startswith("-"):
-        return f"command line: {option!r} stands alone: a value belongs behind a key, as in --train.seed 7"
+        return f"command line: {_shown(option)} stands alone: a value belongs behind a key, as in --train.seed 7"
     name = option.lstrip("-").split("=")[0]
-    return f"command line: unknown option --{name}{_nearest(name, _keys(), prefix='--')}"
+    return f"command line: unknown option --{_short(name)}{_nearest(name, _keys(), prefix='--')}"
 
 
 Lines = dict[tuple[str, ...], int]
 
 
+class _Loader(yaml.SafeLoader):
+    """Sections, keys, values and lists of them. Whatever else YAML knows is refused with its line.
+
+    Anchors multiply (a bomb of aliases, a value that holds itself), tags name types, numbers of any length take any
+    time and cannot be printed: no configuration needs them, so none has to be made safe.
+    """
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """One value, after a look at what announces it: the deeper ones are composed by recursion."""
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+            raise _not_taken(f"anchors and aliases (&{event.anchor}) are not taken; write the value out", event)
+        if getattr(event, "tag", None) is not None:
+            raise _not_taken(f"tags ({event.tag}) are not taken; leave it out", event)
+        if self.depth >= MAX_DEPTH:
+            raise _not_taken(f"values are nested more than {MAX_DEPTH} deep; a section holds `key: value`", event)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        if isinstance(node, yaml.MappingNode):
+            for key, _ in node.value:
+                if key.tag != "tag:yaml.org,2002:str":
+                    shown = key.value if isinstance(key, yaml.ScalarNode) else "…"
+                    raise _not_taken(f"the key {shown} is not a name; keys of config.yaml are words", key)
+        elif isinstance(node, yaml.ScalarNode) and not node.tag.endswith(":str") and len(node.value) > MAX_DIGITS:
+            raise _not_taken(f"a number of {len(node.value)} digits; no value needs more than {MAX_DIGITS}", node)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """A value; one that only looks like a number (0x_) has a line, too."""
+        try:
+            return super().construct_object(node, deep)  # type: ignore[no-untyped-call]
+        except ValueError as error:
+            raise _not_taken(f"the value is not a number ({error}); a text is written in quotes", node) from None
+
+
+# A date is a text here, as in output.run: 2026-01-01.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _not_taken(problem: str, at: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)
+
+
 def _read_yaml(path: Path) -> tuple[dict[str, Any], Lines, list[str]]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            size = MAX_BYTES // 1024
+            raise UserError(f"{path}: has more than {size} KB; the shipped one has 7: is it a configuration?")
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
-        raise UserError(f"{path}: there is no such configuration file; give one with --config FILE") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 text ({error}); save it as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give another file with --config FILE") from None
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise UserError(
-            f"{where}: is not YAML ({problem}); a key is written `key: value`, indented by spaces"
+            f"{path}: there is no such configuration file; give one with --config FILE{elsewhere(path)}"
         ) from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read ({reason}); give another file with --config FILE") from None
+    loader = None
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        tree = None if node is None else loader.construct_document(node)
+    except yaml.YAMLError as error:
+        raise UserError(_not_yaml(path, text, error)) from None
+    finally:
+        if loader is not None:
+            loader.dispose()
     if tree is None:
         return {}, {}, []
     if not isinstance(tree, dict):
@@ -416,11 +544,31 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], Lines, list[str]]:
     faults: list[str] = []
     for keys, line in _marks(node, ()):
         if keys in lines:
-            faults.append(f"{path}:{line}: {'.'.join(keys)} is given twice (first on line {lines[keys]}); keep one")
+            twice = _short(".".join(keys))
+            faults.append(f"{path}:{line}: {twice} is given twice (first on line {lines[keys]}); keep one")
         lines.setdefault(keys, line)
-    # A section whose keys are all commented out reads as null and means the defaults.
-    tree = {key: {} if value is None and key in _sections() else value for key, value in tree.items()}
-    return tree, lines, faults
+    replacement = tree.get("without_gpu")
+    if isinstance(replacement, dict):
+        tree["without_gpu"] = _no_empty(replacement)
+    return _no_empty(tree), lines, faults
+
+
+def _no_empty(tree: dict[str, Any]) -> dict[str, Any]:
+    # A section whose keys are all commented out reads as null and means that nothing is set there.
+    sections = [name for name in _sections() if name != "without_gpu"]
+    return {key: {} if value is None and key in sections else value for key, value in tree.items()}
+
+
+def _not_yaml(path: Path, text: str, error: yaml.YAMLError) -> str:
+    problem = getattr(error, "problem", None)
+    mark = getattr(error, "problem_mark", None)
+    line = mark.line + 1 if mark else 1
+    if isinstance(error, yaml.reader.ReaderError):
+        line, problem = text.count("\n", 0, error.position) + 1, f"character U+{error.character:04X} is not allowed"
+    return (
+        f"{path}:{line}: is not YAML as it is read here ({_short(problem or 'a fault', 200)}); a key is written "
+        "`key: value`, indented by spaces"
+    )
 
 
 def _marks(node: yaml.Node | None, prefix: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
@@ -496,15 +644,26 @@ def _fault(
     else:
         where = f"{path}:{lines.get(keys, 1)}: "
     if detail["type"] == "extra_forbidden":
+        if len(keys) == 1 and dotted in _keys():
+            section, _, name = dotted.partition(".")
+            return f"{where}{dotted} is written {section}: and, on the next line, indented, {name}: …"
         siblings = _keys() if len(keys) > 1 else [*_sections(), *_keys()]
-        return f"{where}{dotted} is not a known key{_nearest(dotted, siblings)}"
+        return f"{where}{_short(dotted)} is not a known key{_nearest(dotted, siblings)}"
     if detail["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        return f"{where}{dotted} must hold keys of its own, not {node!r}"
+        return f"{where}{dotted} must hold keys of its own, not {_shown(node)}"
     message = detail["msg"].removeprefix("Value error, ")
-    if not dotted:
-        return f"{path}: {message}"
     message = message[0].lower() + message[1:]
-    return f"{where}{dotted} = {node!r}: {message}"
+    if detail["type"] == "string_type" and isinstance(node, int | float):
+        message += "; write a text that looks like a number or yes/no in quotes"
+    return f"{where}{dotted} = {_shown(node)}: {message}"
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else _short(repr(value))
+
+
+def _short(text: str, limit: int = 60) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
 
 
 def _has(tree: Mapping[str, Any], keys: tuple[str, ...]) -> bool:

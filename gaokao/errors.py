@@ -1,9 +1,17 @@
 """One way to fail: a user's mistake is a message and exit code 2, a bug keeps its traceback."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 USER_ERROR_EXIT_CODE = 2
+# What a shell reports of a command that SIGPIPE ended, as it ends `cat` in `cat FILE | head`.
+BROKEN_PIPE_EXIT_CODE = 141
+# Faults named in one message; a file of another kind can have a fault in each of its million lines.
+MAX_FAULTS = 50
+
+PROJECT = Path(__file__).resolve().parent.parent
 
 
 class UserError(Exception):
@@ -19,10 +27,19 @@ def faults_text(title: str, faults: Sequence[str]) -> str:
     return "\n".join([title, *(f"  - {fault}" for fault in faults)])
 
 
+def elsewhere(path: str | Path) -> str:
+    """The end of a message about a missing file: where to start from, if it lies in the project's folder; else empty."""
+    path = Path(path)
+    if path.is_absolute() or path.exists() or not (PROJECT / path).exists():
+        return ""
+    return f" (there is one in the project's folder; start from there: cd {PROJECT})"
+
+
 def run_script(main: Callable[[list[str]], None]) -> None:
     """Call `main` with the command-line arguments; turn a `UserError` into exit code 2 without a traceback.
 
-    Ctrl-C outside the two long loops, which handle it themselves, ends quietly with the shell's usual code 130.
+    Ctrl-C outside the two long loops, which handle it themselves, ends quietly with the shell's usual code 130, and so
+    does a reader of the output that has seen enough (`| head`), with 141.
     """
     # Chinese text must survive on consoles and pipes that are not UTF-8 (Windows code pages, LANG=C).
     for stream in (sys.stdout, sys.stderr):
@@ -30,7 +47,16 @@ def run_script(main: Callable[[list[str]], None]) -> None:
         if reconfigure is not None:
             reconfigure(encoding="utf-8", errors="replace")
     try:
-        main(sys.argv[1:])
+        try:
+            main(sys.argv[1:])
+        except SystemExit:
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _reader_gone():
+            raise
+        sys.exit(BROKEN_PIPE_EXIT_CODE)
     except Interrupted as stop:
         print(f"\nstopped: {stop}", file=sys.stderr)
         sys.exit(130)
@@ -40,3 +66,14 @@ def run_script(main: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt:
         print("\nstopped by Ctrl-C", file=sys.stderr)
         sys.exit(130)
+
+
+def _reader_gone() -> bool:
+    """Whether it was standard output that broke, and not a connection; then the rest of it goes nowhere."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The interpreter flushes once more when it ends, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gaokao.errors import UserError, faults_text
+from gaokao.errors import MAX_FAULTS, UserError, elsewhere, faults_text
 
 Spec = str | Path | Sequence[str | Path]
 """One file, folder or `hub:owner/name[:split]`, or several of them."""
@@ -42,7 +42,6 @@ LIST_COLUMNS = ("answer", "参考答案", "messages")
 FORMATS = "a data file is a JSON list, JSON Lines with one record a line, CSV or Parquet"
 
 PARQUET_ROWS_AT_ONCE = 256
-MAX_FAULTS = 50
 
 
 class Raw(NamedTuple):
@@ -54,10 +53,7 @@ class Raw(NamedTuple):
 
 
 class Faults:
-    """What is wrong with a data set: the first `MAX_FAULTS` in words, the rest as a number.
-
-    A file of another kind can have a fault in each of its million lines; neither memory nor the screen should.
-    """
+    """What is wrong with a data set: the first `MAX_FAULTS` in words, the rest as a number."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -157,7 +153,7 @@ def _read_source(source: str | Path) -> Iterator[Raw]:
         raise _UnreadableError(
             source,
             "there is no such data file; set data.train, data.test or data.mix in config.yaml (a dataset on the hub is "
-            f"written {HUB}owner/name)",
+            f"written {HUB}owner/name){elsewhere(source)}",
         ) from None
     except OSError as error:
         fault = f"cannot be read ({error.strerror or error}); check the file and its permissions"

@@ -23,6 +23,7 @@ out above DUPLICATE_CHARACTERS. A JSON list is read whole; --verbose and --json 
 import argparse
 import json
 import math
+import os
 import sys
 from array import array
 from bisect import bisect_right
@@ -49,10 +50,10 @@ from gaokao.checks import (
     usable,
 )
 from gaokao.config import BUILTIN_TINY, DEFAULT_CONFIG, Config, Resolved, load_config
-from gaokao.errors import UserError, run_script
+from gaokao.errors import MAX_FAULTS, UserError, elsewhere, run_script
 from gaokao.prompts import format_chat
 from gaokao.records import OUTSIDE, SUBJECTS, TEXTBOOK, TYPES, Record, parse_record
-from gaokao.sources import FORMATS, HUB, MAX_FAULTS, Raw, read_raw
+from gaokao.sources import FORMATS, HUB, Raw, read_raw
 from gaokao_data.import_gaokao_bench import columns
 from gaokao_data.write_passages import LEAK_BOUND, LEAKS, answer_texts, measure_leak
 
@@ -122,7 +123,7 @@ def choose_measure(wanted: str, resolved: Resolved | None) -> Measure:
             raise UserError(f"--tokens {wanted}: holds no tokenizer.json; name a Transformers folder, auto or none")
         return _by_tokens(Path(wanted))
     if resolved is None:
-        return Measure("characters", f"there is no {DEFAULT_CONFIG} here", characters)
+        return Measure("characters", f"there is no {DEFAULT_CONFIG} here{elsewhere(DEFAULT_CONFIG)}", characters)
     model = resolved.config.model
     folder = find_tokenizer(model.base, model.revision, Path(resolved.config.output.dir))
     if folder is None:
@@ -320,8 +321,8 @@ def check_files(names: Sequence[str], measure: Measure, max_length: int, keep: i
 
 def _missing(name: str) -> str:
     """What is wrong with the name of a file that is not there; empty where it is."""
-    there = name.startswith(HUB) or Path(name).exists()
-    return "" if there else f"{name}: there is no such data file; check the name, or the folder you are in"
+    there = name.startswith(HUB) or os.path.lexists(name)
+    return "" if there else f"{name}: there is no such data file; check the name{elsewhere(name)}"
 
 
 def _show_progress(count: int) -> None:

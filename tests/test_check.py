@@ -13,10 +13,9 @@ import pytest
 
 from gaokao.checks import CHECKS, Item, check_key_bias, key_bias
 from gaokao.config import load_config
-from gaokao.errors import UserError
+from gaokao.errors import MAX_FAULTS, UserError
 from gaokao.prompts import format_chat
 from gaokao.records import Record, load_records
-from gaokao.sources import MAX_FAULTS
 from gaokao_data import check
 from gaokao_data.write_passages import LEAK_BOUND
 

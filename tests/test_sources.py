@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from conftest import ROOT, record_row
 
-from gaokao.errors import UserError
+from gaokao.errors import MAX_FAULTS, UserError
 from gaokao.records import load_records
-from gaokao.sources import DATA_SUFFIXES, MAX_FAULTS, Spec, read_raw
+from gaokao.sources import DATA_SUFFIXES, Spec, read_raw
 
 ROWS = [
     record_row(0),
