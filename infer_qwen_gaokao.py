@@ -51,7 +51,12 @@ def generate_questions(resolved: Resolved, records: list[Record], folder: Path, 
         models.require_adapter_files(adapter)
     make_folder(Path(config.output.dir))
     base = models.locate_base(
-        config.model.base, config.model.hub, config.model.revision, Path(config.output.dir), print
+        config.model.base,
+        config.model.hub,
+        config.model.revision,
+        Path(config.output.dir),
+        print,
+        trust_remote_code=config.model.trust_remote_code,
     )
     tokenizer = models.load_tokenizer(base, config.model.trust_remote_code)
     if adapter is not None:

@@ -62,7 +62,12 @@ def train(resolved: Resolved, records: list[Record], pool: Pool, next_step: str)
     attention = models.choose_attention(config.model.attention, on_gpu)
     with state.main_process_first():
         base = models.locate_base(
-            config.model.base, config.model.hub, config.model.revision, Path(config.output.dir), say
+            config.model.base,
+            config.model.hub,
+            config.model.revision,
+            Path(config.output.dir),
+            say,
+            trust_remote_code=config.model.trust_remote_code,
         )
     tokenizer = models.load_tokenizer(base, config.model.trust_remote_code)
     fitted = training.fit_records(records, tokenizer, config.train.max_length)

@@ -5,6 +5,7 @@ and chat template that it was trained with, with all of its weights, and only wh
 """
 
 import hashlib
+import importlib
 import importlib.util
 import json
 import os
@@ -29,12 +30,12 @@ from transformers.utils import logging as transformers_logging
 
 from gaokao import tiny
 from gaokao.config import BUILTIN_TINY
-from gaokao.errors import UserError
+from gaokao.errors import UserError, elsewhere
 from gaokao.prompts import Message
 from gaokao.runs import write_json
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-# What a model needs to be loaded: never *.bin or *.pt, which can run code when they are read.
+# What a model needs to be loaded: never *.bin or *.pt, which can run code when they are read; *.py only where asked for.
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
 ADAPTER_RECORD = "gaokao_adapter.json"
 
@@ -83,19 +84,13 @@ def choose_dtype(wanted: str, on_gpu: bool) -> Choice:
     return Choice("fp32", "the CPU has no bf16 units")
 
 
-def choose_attention(wanted: str, on_gpu: bool) -> Choice:
-    """FlashAttention 2 where it is installed and the GPU has it (compute capability 8.0 or newer), else sdpa.
+def choose_attention(wanted: str, on_gpu: bool, dtype: str) -> Choice:
+    """FlashAttention 2 where it works: installed whole, compute capability 8.0 or newer, not in fp32; else sdpa.
 
     Raises:
         UserError: FlashAttention 2 was asked for by name and cannot run.
     """
-    missing = ""
-    if not on_gpu:
-        missing = "there is no CUDA GPU"
-    elif torch.cuda.get_device_capability() < (8, 0):
-        missing = "the GPU is older than Ampere (compute capability 8.0)"
-    elif importlib.util.find_spec("flash_attn") is None:
-        missing = "flash-attn is not installed"
+    missing = _why_no_flash_attention(on_gpu, dtype) if wanted in ("auto", "flash_attention_2") else ""
     if wanted == "flash_attention_2" and missing:
         raise UserError(f"model.attention = flash_attention_2: {missing}; use auto or sdpa, or see the README")
     if wanted != "auto":
@@ -105,7 +100,45 @@ def choose_attention(wanted: str, on_gpu: bool) -> Choice:
     return Choice("flash_attention_2", "flash-attn is installed and the GPU has it")
 
 
-def locate_base(base: str, hub: str, revision: str | None, tiny_folder: Path, say: Callable[[str], None]) -> Path:
+def _why_no_flash_attention(on_gpu: bool, dtype: str) -> str:
+    if not on_gpu:
+        return "there is no CUDA GPU"
+    if torch.cuda.get_device_capability() < (8, 0):
+        return "the GPU is older than Ampere (compute capability 8.0)"
+    if dtype == "fp32":
+        return "it computes in bf16 and fp16 only, not in fp32"
+    if importlib.util.find_spec("flash_attn") is None:
+        return "flash-attn is not installed"
+    try:
+        importlib.import_module("flash_attn")
+    # A build for another torch or CUDA fails in ways of its own: ImportError, OSError, undefined symbols.
+    except Exception as error:  # noqa: BLE001
+        return f"flash-attn is installed but does not load ({_first_line(error)}); build it again for this torch"
+    return ""
+
+
+def require_context(folder: Path, max_length: int) -> None:
+    """Check that rows of `max_length` tokens fit into the context that a base was made for.
+
+    Raises:
+        UserError: they do not; positions that the model never saw would be trained and generated badly.
+    """
+    context = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings")
+    if isinstance(context, int) and max_length > context:
+        raise UserError(
+            f"train.max_length = {max_length} is above the context of the base in {folder}, {context} tokens; set it to "
+            f"{context} or less"
+        )
+
+
+def locate_base(
+    base: str,
+    hub: str,
+    revision: str | None,
+    tiny_folder: Path,
+    say: Callable[[str], None],
+    trust_remote_code: bool = False,
+) -> Path:
     """The local folder of a base model: built, found, or downloaded (safetensors only).
 
     Args:
@@ -114,54 +147,81 @@ def locate_base(base: str, hub: str, revision: str | None, tiny_folder: Path, sa
         revision: branch, tag or commit; `None` for the default.
         tiny_folder: where built-in bases are kept.
         say: prints a line of progress.
+        trust_remote_code: download the model's Python files as well.
 
     Raises:
         UserError: the folder or the name cannot be had, with the ways around.
     """
     if base == BUILTIN_TINY:
         return tiny.build(tiny_folder, say)
-    folder = Path(base).expanduser()
-    if folder.is_dir():
+    # These two of os.path, because those of Path raise where a name is too long or a user unknown.
+    folder = Path(os.path.expanduser(base))
+    if os.path.isdir(folder):
         if not (folder / "config.json").exists():
             raise UserError(f"model.base = {base}: the folder holds no config.json; name a Transformers model folder")
-        if not any(folder.glob("*.safetensors")):
-            raise UserError(
-                f"model.base = {base}: the folder holds no *.safetensors; other formats can run code when they are "
-                "read and are not loaded: convert it with save_pretrained"
-            )
-        return folder
+        return _with_safetensors(base, folder)
     if base.startswith((".", "/", "~")) or base.count("/") != 1:
         raise UserError(
-            f"model.base = {base}: there is no such folder; name a folder, {BUILTIN_TINY}, or a hub name such as "
-            "Qwen/Qwen2.5-14B-Instruct"
+            f"model.base = {base}: there is no such folder{elsewhere(folder)}; name a folder, {BUILTIN_TINY}, or a hub "
+            "name such as Qwen/Qwen2.5-14B-Instruct"
         )
-    try:
-        if hub == "modelscope":
-            return _from_modelscope(base, revision)
-        from huggingface_hub import snapshot_download
+    return _with_safetensors(base, _download(base, hub, revision, trust_remote_code))
 
-        return Path(snapshot_download(base, revision=revision, allow_patterns=HUB_FILES))
-    # Both hubs raise dozens of types of their own and of their HTTP libraries; whichever it is, the remedy is the same.
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0][:200]
-        other = (
+
+def _download(base: str, hub: str, revision: str | None, trust_remote_code: bool) -> Path:
+    fetch: Callable[..., str]
+    if hub == "modelscope":
+        try:
+            from modelscope import snapshot_download as fetch
+        except ImportError:
+            raise UserError("model.hub = modelscope needs its client: pip install modelscope") from None
+    else:
+        from huggingface_hub import snapshot_download as fetch
+    files = [*HUB_FILES, "*.py"] if trust_remote_code else HUB_FILES
+    try:
+        return Path(fetch(base, revision=revision, allow_patterns=files))
+    # The clients raise dozens of types, and those of their transports (a refused proxy, a connection that breaks off in
+    # the middle of a file) have nothing in common but Exception; whichever it is, the remedy is the same.
+    except Exception as error:
+        ways = (
             "set model.hub: modelscope (pip install modelscope; reached from mainland China), or set HF_ENDPOINT to a "
             "mirror"
             if hub == "huggingface"
             else "set model.hub: huggingface"
         )
         raise UserError(
-            f"model.base = {base}: cannot be had from {hub} ({reason}). Check the name and the network, or {other}, or "
-            "download it elsewhere and set model.base to the folder"
+            f"model.base = {base}: cannot be had from {hub} ({_first_line(error)}). Check the name, the network and a "
+            "proxy; what has arrived is kept, and the same command goes on. Or "
+            f"{ways}, or download it elsewhere and set model.base to the folder"
         ) from error
 
 
-def _from_modelscope(base: str, revision: str | None) -> Path:
+def _with_safetensors(base: str, folder: Path) -> Path:
+    """The folder, if it holds weights that can be loaded, and all of them.
+
+    Raises:
+        UserError: there are none, or parts that its index names are missing.
+    """
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"model.base = {base}: holds no *.safetensors ({folder}); other formats can run code when they are read and "
+            "are not loaded: convert it with save_pretrained"
+        )
     try:
-        from modelscope import snapshot_download
-    except ImportError:
-        raise UserError("model.hub = modelscope needs its client: pip install modelscope") from None
-    return Path(snapshot_download(base, revision=revision, allow_patterns=HUB_FILES))
+        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        parts = sorted(set(index["weight_map"].values()))
+    except FileNotFoundError:
+        return folder
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{folder / 'model.safetensors.index.json'}: cannot be read ({_first_line(error)}); copy or download it again"
+        ) from None
+    if missing := [part for part in parts if not (folder / str(part)).exists()]:
+        raise UserError(
+            f"model.base = {base}: {len(missing)} of its {len(parts)} parts are missing in {folder} (such as {missing[0]}); "
+            "copy or download it again"
+        )
+    return folder
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -361,7 +421,7 @@ def check_adapter(folder: Path, now: AdapterRecord) -> None:
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
-    """Put an adapter on a base, and make sure that all of it arrived and that it does something.
+    """Put an adapter on a base, in the base's compute type; make sure that all of it arrived and does something.
 
     Raises:
         UserError: weights are missing or foreign (peft only warns), or the adapter leaves the logits as they were.
@@ -384,6 +444,10 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
             if keys
         ]
         raise UserError(f"adapter {folder}: {file.name} has {' and '.join(said)}; it is damaged or of another model")
+    # peft keeps the weights in fp32, as they were trained; every layer would cast its input to fp32 and back.
+    for name, weight in adapted.named_parameters():
+        if adapted.base_model.prefix in name:
+            weight.data = weight.data.to(model.dtype)
     adapted.eval()
     device = next(adapted.parameters()).device
     probe = torch.arange(16, device=device).unsqueeze(0)
@@ -403,9 +467,13 @@ def merge_if_plain(adapted: PeftModel, quantization: str) -> tuple[torch.nn.Modu
     return adapted, Choice("separate", f"merging into {quantization} weights would round the adapter away")
 
 
-def compile_forward(model: Any) -> None:
-    """torch.compile the forward pass for rows of any length (PyTorch 2 compiler); the first batches are slow."""
-    model.forward = torch.compile(model.forward, dynamic=True)
+def compile_forward(model: Any, backend: Any = "inductor") -> None:
+    """torch.compile the forward pass for rows of any length (PyTorch 2 compiler); the first batches are slow.
+
+    With an adapter, `generate` calls the forward of the model inside, never that of the PeftModel around it.
+    """
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner.forward = torch.compile(inner.forward, dynamic=True, backend=backend)
 
 
 def trainable_in_fp32(parameters: Iterable[torch.nn.Parameter]) -> int:

@@ -139,10 +139,10 @@ def find_tokenizer(base: str, revision: str | None, tiny_folder: Path) -> Path |
     if base == BUILTIN_TINY:
         built = [file.parent for file in tiny_folder.glob("tiny-*/tokenizer.json") if ".part" not in file.parent.name]
         return max(built, key=lambda folder: folder.stat().st_mtime, default=None)
-    folder = Path(base).expanduser()
-    if (folder / "tokenizer.json").exists():
+    folder = Path(os.path.expanduser(base))
+    if os.path.exists(folder / "tokenizer.json"):
         return folder
-    if folder.is_dir() or base.count("/") != 1 or base.startswith((".", "/", "~")):
+    if os.path.isdir(folder) or base.count("/") != 1 or base.startswith((".", "/", "~")):
         return None
     from huggingface_hub import try_to_load_from_cache
 
