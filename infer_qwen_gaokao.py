@@ -1,4 +1,4 @@
-"""Generate gaokao questions with base + adapter, and score them where the data carry references.
+"""Generate gaokao questions with base + adapter, check them, and score them where the data carry references.
 
 python infer_qwen_gaokao.py                            # the adapter that train_qwen_gaokao.py wrote
 python infer_qwen_gaokao.py --adapter none             # the bare base model, to compare with
@@ -6,57 +6,79 @@ python infer_qwen_gaokao.py --adapter DIR --data.test my_passages.jsonl
 python infer_qwen_gaokao.py --help                     # every key of config.yaml
 """
 
-import time
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 from evaluate import summarize, summary_text
-from gaokao.config import Resolved, load_config, require_device
-from gaokao.console import banner, quiet_libraries, sample_text
-from gaokao.errors import Interrupted, run_script
+from gaokao.config import AUTO_ADAPTER, BARE_BASE, Config, Resolved, load_config, require_device
+from gaokao.console import banner, closing_line, quiet_libraries, sample_text
+from gaokao.errors import UserError, run_script
 from gaokao.records import Record, load_records
-from gaokao.runs import ADAPTER, GENERATED, GENERATED_BASE, make_folder, set_aside, write_json
-
-BARE_BASE = "none"
+from gaokao.runs import ADAPTER, GENERATED, GENERATED_BASE, lock, make_folder, set_aside, write_json
 
 
 def main(argv: list[str]) -> None:
-    """Config -> records -> base + adapter -> generated questions -> scores."""
+    """Config -> records -> base + adapter -> generated questions -> checks and scores."""
+    # What stops a job (timeout, kill, a scheduler) keeps the finished questions as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     resolved = load_config(argv, prog="infer_qwen_gaokao.py", shortcuts={"generate.adapter": "adapter"})
     config = resolved.config
+    require_one_process()
     records = load_records(config.data.test, purpose="generate")[: config.generate.limit]
     require_device(resolved)
-    bare = config.generate.adapter == BARE_BASE
-    folder = config.run_folder / (GENERATED_BASE if bare else GENERATED)
-    entries = generate_questions(resolved, records, folder, bare)
-    report(resolved, entries, folder)
+    adapter = adapter_folder(config)
+    require_adapter(adapter)
+    folder = make_folder(config.run_folder) / (GENERATED_BASE if adapter is None else GENERATED)
+    with lock(folder, "python infer_qwen_gaokao.py"):
+        model, tokenizer = load(resolved, adapter)
+        entries = write(resolved, records, model, tokenizer, adapter, folder)
+        report(resolved, entries, folder)
 
 
-def generate_questions(resolved: Resolved, records: list[Record], folder: Path, bare: bool) -> list[dict[str, Any]]:
-    """Everything that needs torch; returns the entries in input order."""
+def require_one_process() -> None:
+    """Several processes would write the same questions to one folder.
+
+    Raises:
+        UserError: torchrun or accelerate started more than one.
+    """
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes not in ("", "0", "1"):
+        raise UserError(
+            f"{processes} processes were started (WORLD_SIZE), but inference runs as one, on one GPU: start it with "
+            "python infer_qwen_gaokao.py. For several GPUs, split the records and start one for each, with "
+            "CUDA_VISIBLE_DEVICES, --adapter DIR, and --data.test and --output.run of its own"
+        )
+
+
+def adapter_folder(config: Config) -> Path | None:
+    """The adapter to use; `None` for the bare base model."""
+    if config.generate.adapter == BARE_BASE:
+        return None
+    return config.run_folder / ADAPTER if config.generate.adapter == AUTO_ADAPTER else Path(config.generate.adapter)
+
+
+def require_adapter(adapter: Path | None) -> None:
+    """An adapter that is not there is named before a folder is made and a base is downloaded."""
     quiet_libraries()
-    from tqdm import tqdm
+    from gaokao import models
 
-    from gaokao import generation, models
+    if adapter is not None:
+        models.require_adapter_files(adapter)
+
+
+def load(resolved: Resolved, adapter: Path | None) -> tuple[Any, Any]:
+    """Base and adapter, and the tokenizer; an adapter of another base is refused before the base is loaded."""
+    from gaokao import models
 
     config, on_gpu = resolved.config, resolved.gpus > 0
     models.check_devices(resolved.gpus)
     device = "cuda:0" if on_gpu else "cpu"
     dtype = models.choose_dtype(config.model.dtype, on_gpu)
-    attention = models.choose_attention(config.model.attention, on_gpu)
-
-    # 1. Base and adapter: an adapter of another base is refused before the base is loaded.
-    adapter = None if bare else Path(config.generate.adapter or config.run_folder / ADAPTER)
-    if adapter is not None:
-        models.require_adapter_files(adapter)
-    make_folder(Path(config.output.dir))
+    attention = models.choose_attention(config.model.attention, on_gpu, dtype.value)
     base = models.locate_base(
-        config.model.base,
-        config.model.hub,
-        config.model.revision,
-        Path(config.output.dir),
-        print,
-        trust_remote_code=config.model.trust_remote_code,
+        config.model.base, config.model.hub, config.model.revision, Path(config.output.dir), print
     )
     tokenizer = models.load_tokenizer(base, config.model.trust_remote_code)
     if adapter is not None:
@@ -70,7 +92,6 @@ def generate_questions(resolved: Resolved, records: list[Record], folder: Path, 
         device=device,
         trust_remote_code=config.model.trust_remote_code,
     )
-    context = model.config.max_position_embeddings
     choices = {"dtype": dtype, "attention": attention}
     if adapter is not None:
         model, choices["adapter"] = models.merge_if_plain(
@@ -78,75 +99,50 @@ def generate_questions(resolved: Resolved, records: list[Record], folder: Path, 
         )
     if config.generate.torch_compile:
         models.compile_forward(model)
-    print(
-        banner(
-            resolved,
-            device=device,
-            base=f"{config.model.base}, quantization {config.model.quantization}, "
-            + ("NO ADAPTER: the bare base model" if adapter is None else f"adapter {adapter}"),
-            **choices,
-        )
-    )
+    words = "NO ADAPTER: the bare base model" if adapter is None else f"adapter {adapter}"
+    used = f"{config.model.base}, quantization {config.model.quantization}, {words}"
+    print(banner(resolved, device=device, base=used, several_gpus=False, **choices))
+    return model, tokenizer
 
-    # 2. Generate, every finished item on disk at once.
-    settings = generation.generation_config(tokenizer, **config.generate.model_dump(include=generation.SAMPLING_KEYS))
-    prompts = generation.build_prompts(records, tokenizer, settings.max_new_tokens, context)
-    aside = set_aside(folder)
-    make_folder(folder)
-    if aside:
+
+def write(
+    resolved: Resolved, records: list[Record], model: Any, tokenizer: Any, adapter: Path | None, folder: Path
+) -> list[dict[str, Any]]:
+    """The questions in the order of the records, every finished one on disk at once."""
+    from gaokao import generation
+
+    options = resolved.config.generate
+    settings = generation.generation_config(tokenizer, **options.model_dump(include=generation.SAMPLING_KEYS))
+    context = model.config.max_position_embeddings
+    prompts = generation.build_prompts(records, tokenizer, options.max_new_tokens, context)
+    if aside := set_aside(folder):
         print(f"earlier   questions were moved to {aside}")
-    entries: dict[int, dict[str, Any]] = {}
-    lines = generation.ResultLines(folder / "questions.jsonl")
-    started, tokens = time.time(), 0
-    with tqdm(total=len(prompts), unit="item", dynamic_ncols=True) as bar:
-
-        def tick(new: int) -> None:
-            nonlocal tokens
-            tokens += new
-            bar.set_postfix_str(f"{tokens} tokens, {tokens / (time.time() - started):.0f} tokens/s", refresh=False)
-            bar.update(0)
-
-        try:
-            for output in generation.generate(
-                model,
-                tokenizer,
-                prompts,
-                settings,
-                batch_size=config.generate.batch_size,
-                seed=config.generate.seed,
-                tick=tick,
-            ):
-                entry = generation.result_entry(
-                    records[output.position],
-                    tokenizer.decode(prompts[output.position]),
-                    output,
-                    BARE_BASE if adapter is None else str(adapter),
-                )
-                lines.add(entry)
-                entries[output.position] = entry
-                bar.update(1)
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"{len(entries)} of {len(prompts)} items are finished and kept in {folder / 'questions.jsonl'}; score "
-                f"them with python evaluate.py {folder / 'questions.jsonl'}"
-            ) from None
-        finally:
-            lines.close()
-    ordered = [entries[index] for index in range(len(prompts))]
-    write_json(folder / "questions.json", ordered)
-    print(f"wrote     {len(ordered)} questions, {tokens} tokens in {time.time() - started:.0f} s")
-    return ordered
+    entries = generation.write_questions(
+        model,
+        tokenizer,
+        records,
+        prompts,
+        settings,
+        make_folder(folder) / "questions.jsonl",
+        adapter=BARE_BASE if adapter is None else str(adapter),
+        batch_size=options.batch_size,
+        seed=options.seed,
+    )
+    write_json(folder / "questions.json", entries)
+    return entries
 
 
 def report(resolved: Resolved, entries: list[dict[str, Any]], folder: Path) -> None:
-    """Scores, and two questions to read."""
+    """Two questions to read, and what the checks and the references say of all."""
     settings = resolved.config.evaluate
-    summary = summarize(entries, settings.floor_rounds, settings.seed)
+    summary = summarize(entries, settings.chance_rounds, settings.seed)
     write_json(folder / "scores.json", summary)
     for entry in entries[: settings.samples]:
         print(sample_text(entry))
     print(summary_text(summary))
     print(f"files     {folder / 'questions.json'}, {folder / 'scores.json'}")
+    if note := closing_line(resolved):
+        print(note)
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ ALL_LINEAR = "all-linear"
 # generate.adapter: that of the run, or no adapter at all.
 AUTO_ADAPTER, BARE_BASE = "auto", "none"
 
-# What the reader of the file takes: the shipped one has 7 KB and is three levels deep.
-MAX_BYTES, MAX_DEPTH, MAX_DIGITS = 64 * 1024, 10, 40
+# What the reader of the file takes. The shipped one has 7 KB, about 150 keys and values, and is three levels deep.
+MAX_BYTES, MAX_VALUES, MAX_DEPTH, MAX_DIGITS = 64 * 1024, 3000, 10, 40
 MAX_NAME = 1024
 # A file name has 255 bytes on all usual file systems; what is set aside or half written gets a suffix.
 MAX_RUN_BYTES = 200
@@ -467,17 +467,20 @@ class _Loader(yaml.SafeLoader):
     time and cannot be printed: no configuration needs them, so none has to be made safe.
     """
 
-    depth = 0
+    depth = values = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """One value, after a look at what announces it: the deeper ones are composed by recursion."""
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
             raise _not_taken(f"anchors and aliases (&{event.anchor}) are not taken; write the value out", event)
         if getattr(event, "tag", None) is not None:
             raise _not_taken(f"tags ({event.tag}) are not taken; leave it out", event)
         if self.depth >= MAX_DEPTH:
             raise _not_taken(f"values are nested more than {MAX_DEPTH} deep; a section holds `key: value`", event)
+        if self.values >= MAX_VALUES:
+            raise _not_taken(f"there are more than {MAX_VALUES} keys and values; is it a configuration?", event)
+        self.values += 1
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
@@ -486,21 +489,24 @@ class _Loader(yaml.SafeLoader):
                 if key.tag != "tag:yaml.org,2002:str":
                     shown = key.value if isinstance(key, yaml.ScalarNode) else "…"
                     raise _not_taken(f"the key {shown} is not a name; keys of config.yaml are words", key)
-        elif isinstance(node, yaml.ScalarNode) and not node.tag.endswith(":str") and len(node.value) > MAX_DIGITS:
-            raise _not_taken(f"a number of {len(node.value)} digits; no value needs more than {MAX_DIGITS}", node)
+        elif isinstance(node, yaml.ScalarNode) and node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
+            if len(node.value) > MAX_DIGITS:
+                raise _not_taken(f"a number of {len(node.value)} digits; no value needs more than {MAX_DIGITS}", node)
+            if re.match(r"[-+]?0[0-9_]|.*:", node.value):
+                raise _not_taken(f"{node.value} is a number to base 8 or 60 in YAML; write it plainly", node)
         return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """A value; one that only looks like a number (0x_) has a line, too."""
         try:
-            return super().construct_object(node, deep)  # type: ignore[no-untyped-call]
+            return super().construct_object(node, deep)
         except ValueError as error:
             raise _not_taken(f"the value is not a number ({error}); a text is written in quotes", node) from None
 
 
-# A date is a text here, as in output.run: 2026-01-01.
+# A date is a text here, as in output.run: 2026-01-01, and the merge key << is an unknown key like others.
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":bool", ":int", ":float", ":null"))]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 

@@ -10,19 +10,22 @@ from gaokao.config import BUILTIN_TINY, Resolved
 from gaokao.records import SECTIONS
 
 
-def banner(resolved: Resolved, *, device: str, base: str, **choices: Any) -> str:
+def banner(resolved: Resolved, *, device: str, base: str, several_gpus: bool = True, **choices: Any) -> str:
     """What was chosen and why, and what `without_gpu` replaced.
 
     Args:
         resolved: the configuration.
         device: where it runs.
         base: the model in words.
+        several_gpus: whether the command can use more than one, with torchrun.
         choices: automatic choices (`models.Choice`) by name.
     """
     lines = [f"run       {resolved.config.run_folder}", f"base      {base}"]
     chosen = ", ".join(f"{name} {choice.value} ({choice.reason})" for name, choice in choices.items())
     lines.append(f"device    {device}; {chosen}")
-    if resolved.gpus > 1 and "processes" not in device:
+    if resolved.gpus > 1 and not several_gpus:
+        lines.append(f"          {resolved.gpus} GPUs are there: generation uses this one, the others are idle")
+    elif resolved.gpus > 1 and "processes" not in device:
         lines.append(
             f"          {resolved.gpus} GPUs are there: torchrun --nproc_per_node {resolved.gpus} uses all of them"
         )
@@ -34,6 +37,14 @@ def banner(resolved: Resolved, *, device: str, base: str, **choices: Any) -> str
     return "\n".join(lines)
 
 
+def closing_line(resolved: Resolved) -> str | None:
+    """The last line of a run with the built-in base, which must not be taken for a result; `None` for others."""
+    if resolved.config.model.base != BUILTIN_TINY:
+        return None
+    reason = "" if resolved.gpus else "no GPU was found; "
+    return f"note      {reason}the built-in tiny model was used: this shows the pipeline only, not question quality"
+
+
 def next_command(script: str, argv: list[str]) -> str:
     """The command that goes on with the same overrides, which lead to the same run folder."""
     return shlex.join(["python", script, *argv])
@@ -42,8 +53,12 @@ def next_command(script: str, argv: list[str]) -> str:
 def sample_text(entry: dict[str, Any]) -> str:
     """A generated question to read, in the order of the answer format; the raw text where it could not be read."""
     body = entry["text"].strip() if entry["missing"] else "\n".join(f"{name}：{entry[name]}" for name in SECTIONS)
+    failed = ", ".join(check["check"] for check in entry["failed_checks"])
+    head = f"{entry['subject']} {entry['type']} (id {entry['id']}, finish reason {entry['finish_reason']}, " + (
+        f"fails {failed})" if failed else "passes every check)"
+    )
     rule = "-" * 72
-    return f"{rule}\n{entry['subject']} {entry['type']} (id {entry['id']}, finish reason {entry['finish_reason']})\n{body}\n{rule}"
+    return f"{rule}\n{head}\n{body}\n{rule}"
 
 
 def quiet_libraries() -> None:

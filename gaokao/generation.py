@@ -2,14 +2,17 @@
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
-from gaokao.errors import UserError
+from gaokao.checks import CHECKS, Item, Outcome, run_checks, usable
+from gaokao.errors import Interrupted, UserError
 from gaokao.models import prompt_ids, stop_token_ids
 from gaokao.prompts import parse, prepare_input, render
 from gaokao.records import OUTSIDE, SECTIONS, TEXTBOOK, Record, join_answers
@@ -155,8 +158,9 @@ def generate(
 
 
 def result_entry(record: Record, prompt: str, output: Output, adapter: str) -> dict[str, Any]:
-    """One entry of `questions.json`: input, prompt, raw text, what was read from it, and how it ended."""
+    """One entry of `questions.json`: input, prompt, raw text, what was read from it, how it ended, failed checks."""
     question = parse(output.text)
+    results = run_checks(Item.from_question(record, question, output.finish_reason))
     values = (question.question, join_answers(question.answer), question.analysis)
     return {
         "id": record.id,
@@ -171,6 +175,12 @@ def result_entry(record: Record, prompt: str, output: Output, adapter: str) -> d
         "missing": list(question.missing),
         "misplaced": list(question.misplaced),
         "finish_reason": output.finish_reason,
+        "usable": usable(results),
+        "failed_checks": [
+            {"check": check.name, "hard": check.hard, "evidence": result.evidence}
+            for check, result in zip(CHECKS, results, strict=True)
+            if result.outcome is Outcome.FAIL
+        ],
         "prompt_tokens": output.prompt_tokens,
         "completion_tokens": output.completion_tokens,
         "reference": render(record) if record.has_reference else None,
@@ -192,3 +202,64 @@ class ResultLines:
     def close(self) -> None:
         """Close the file."""
         self.file.close()
+
+
+def write_questions(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    records: Sequence[Record],
+    prompts: Sequence[list[int]],
+    settings: GenerationConfig,
+    path: Path,
+    *,
+    adapter: str,
+    batch_size: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Generate a question for every record, each on disk as soon as it is finished, with a progress bar.
+
+    Args:
+        model: base with or without adapter, in eval mode.
+        tokenizer: of the base.
+        records: what questions are generated for.
+        prompts: token ids of each record's prompt.
+        settings: sampling and stop tokens.
+        path: the `questions.jsonl` to append to.
+        adapter: its name in the entries.
+        batch_size: prompts per batch.
+        seed: of the sampling.
+
+    Returns:
+        The entries in the order of the records; the lines of the file are in the order in which they were finished.
+
+    Raises:
+        Interrupted: Ctrl-C; what is finished is kept.
+        UserError: the GPU's memory is too small for the batch.
+    """
+    entries: dict[int, dict[str, Any]] = {}
+    lines = ResultLines(path)
+    started, tokens = time.time(), 0
+    with tqdm(total=len(prompts), unit="item", dynamic_ncols=True) as bar:
+
+        def tick(new: int) -> None:
+            nonlocal tokens
+            tokens += new
+            bar.set_postfix_str(f"{tokens} tokens, {tokens / (time.time() - started):.0f} tokens/s", refresh=False)
+            bar.update(0)
+
+        try:
+            for output in generate(model, tokenizer, prompts, settings, batch_size=batch_size, seed=seed, tick=tick):
+                place = output.position
+                entry = result_entry(records[place], tokenizer.decode(prompts[place]), output, adapter)
+                lines.add(entry)
+                entries[place] = entry
+                bar.update(1)
+        except KeyboardInterrupt:
+            kept = f"{len(entries)} of {len(prompts)} questions are finished"
+            if entries:
+                kept += f" and kept in {path}; score them with python evaluate.py {path}"
+            raise Interrupted(f"{kept}; the same command starts anew, and keeps these beside") from None
+        finally:
+            lines.close()
+    print(f"wrote     {len(entries)} questions, {tokens} tokens in {time.time() - started:.0f} s")
+    return [entries[place] for place in range(len(prompts))]
