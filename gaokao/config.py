@@ -434,7 +434,8 @@ def _read_command_line(argv: list[str], prog: str, shortcuts: dict[str, str]) ->
             parse_args_method=parse,
         )
         overrides = dict(source())
-    except SettingsError as error:
+    except (SettingsError, RecursionError) as error:
+        # It reads lists as JSON; one with brackets nested a thousand deep ends its recursion.
         raise UserError(f"command line: {_short(str(error), 300)}; --help lists every key") from None
     known, _ = _peek(argv)
     if known.without_gpu is not None:
@@ -531,7 +532,9 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], Lines, list[str]]:
         raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot be read ({reason}); give another file with --config FILE") from None
+        raise UserError(
+            f"{_short(str(path))}: cannot be read ({reason}); give another file with --config FILE"
+        ) from None
     loader = None
     try:
         loader = _Loader(text)

@@ -169,14 +169,7 @@ def locate_base(
 
 
 def _download(base: str, hub: str, revision: str | None, trust_remote_code: bool) -> Path:
-    fetch: Callable[..., str]
-    if hub == "modelscope":
-        try:
-            from modelscope import snapshot_download as fetch
-        except ImportError:
-            raise UserError("model.hub = modelscope needs its client: pip install modelscope") from None
-    else:
-        from huggingface_hub import snapshot_download as fetch
+    fetch = _client(hub)
     files = [*HUB_FILES, "*.py"] if trust_remote_code else HUB_FILES
     try:
         return Path(fetch(base, revision=revision, allow_patterns=files))
@@ -190,10 +183,22 @@ def _download(base: str, hub: str, revision: str | None, trust_remote_code: bool
             else "set model.hub: huggingface"
         )
         raise UserError(
-            f"model.base = {base}: cannot be had from {hub} ({_first_line(error)}). Check the name, the network and a "
-            "proxy; what has arrived is kept, and the same command goes on. Or "
-            f"{ways}, or download it elsewhere and set model.base to the folder"
+            f"model.base = {base}: cannot be had from {hub} ({_first_line(error)}). Check the name, the network and the "
+            f"proxy, and run the same command again: files that arrived whole are kept. Or {ways}, or download it "
+            "elsewhere and set model.base to the folder"
         ) from error
+
+
+def _client(hub: str) -> Callable[..., str]:
+    if hub == "modelscope":
+        try:
+            import modelscope
+        except ImportError:
+            raise UserError("model.hub = modelscope needs its client: pip install modelscope") from None
+        return modelscope.snapshot_download  # type: ignore[no-any-return]
+    import huggingface_hub
+
+    return huggingface_hub.snapshot_download
 
 
 def _with_safetensors(base: str, folder: Path) -> Path:

@@ -6,7 +6,9 @@
         --max-chars 900 --limit-train 300 --limit-test 48
 
 Writes `train.json` (years before --test-from-year) and `test.json` (the others) into --out. Every item read is either
-imported or counted under the reason for which it was left out; the printed table ends with the total.
+imported or counted under the reason for which it was left out; the printed table ends with the total. A file of one of
+these names that an import did not write, or that was changed since, is never overwritten: the run is refused before any
+work. The checksums of what imports wrote there are kept in --out, in the hidden file .imported_sha256.
 
 Passages. The source has none. `--passages related` builds 课本内容 from the 解析 of other items of the same subject and
 of strictly earlier years, nearest first; the items of a subject's first year have nothing earlier and get an empty one,
@@ -14,11 +16,13 @@ which is counted. `own` takes the item's own 解析 and marks the record `"leaks
 课外内容 is empty in all three.
 
 Exit code 0; 1 where some files could not be read: the others are imported and written, the unreadable ones are listed;
-2 for a wrong command line or a folder that is not GAOKAO-Bench.
+2 for a wrong command line, a folder that is not GAOKAO-Bench, no item left, or a file that is not to be overwritten.
 """
 
 import argparse
+import hashlib
 import json
+import os
 import random
 import re
 import sys
@@ -32,15 +36,17 @@ from statistics import fmean, median
 from typing import Any, NamedTuple
 
 from gaokao.checks import CHECKS, Item, Outcome, containment, near_duplicates, normalize, split_options
-from gaokao.errors import UserError, faults_text, run_script
+from gaokao.errors import UserError, elsewhere, faults_text, run_script
 from gaokao.records import OUTSIDE, SUBJECTS, TEXTBOOK, Raw, Record, parse_record
-from gaokao.runs import make_folder, write_json
+from gaokao.runs import make_folder, write_text
 
 # A set is several single-choice questions about one text. Its records are 单选题 with a list of answers; it has a name
 # of its own here so that `--types 单选题` selects items with one answer only.
 SET = "单选题组"
 KINDS = ("单选题", SET, "多选题", "填空题", "主观题")
 TEST_FROM_YEAR = 2021
+WRITTEN = ("train.json", "test.json")
+CHECKSUMS = ".imported_sha256"
 PASSAGE_CHARS = (100, 400)
 SEED = 20250101
 
@@ -114,8 +120,11 @@ def find_sources(root: Path) -> list[Source]:
     Raises:
         UserError: there is no such folder, or no file of the layout in it.
     """
-    if not root.is_dir():
-        raise UserError(f"{root}: there is no such folder; name a copy of https://github.com/OpenLMLab/GAOKAO-Bench")
+    if not os.path.isdir(root):
+        raise UserError(
+            f"{root}: there is no such folder{elsewhere(root)}; name a copy of "
+            "https://github.com/OpenLMLab/GAOKAO-Bench"
+        )
     base = root / "Data" if (root / "Data").is_dir() else root
     sources = []
     for path in sorted(base.rglob("*.json")):
@@ -158,6 +167,9 @@ def read_source(path: Path) -> list[Any]:
         raise UserError(
             f"{path}:{error.lineno}: is not JSON ({error.msg}, column {error.colno}); is it cut off? download it again"
         ) from None
+    except (RecursionError, ValueError):
+        # Brackets nested a thousand deep, or a number of thousands of digits.
+        raise UserError(f"{path}: is not JSON of items; download it again") from None
     if not isinstance(value, dict) or not isinstance(value.get("example"), list):
         raise UserError(f'{path}: has no list "example" of items; it is not a data file of GAOKAO-Bench')
     return list(value["example"])
@@ -576,11 +588,17 @@ def read_item(value: Any, source: Source, position: int) -> Draft:
     """
     if not isinstance(value, dict):
         raise ValueError("damaged: not an item")
-    question, answer, analysis = str(value.get("question") or ""), value.get("answer"), value.get("analysis")
-    answers = [text for text in (answer if isinstance(answer, list) else [answer]) if isinstance(text, str)]
+    try:
+        json.dumps([value, source.path.name], ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        # An escape such as \\ud83d without its other half: no file can hold it.
+        raise ValueError("damaged: half of a character") from None
+    answer, analysis = value.get("answer"), value.get("analysis")
+    texts = [value.get("question"), *(answer if isinstance(answer, list) else [answer])]
     year = re.match(r"\s*((?:19|20)\d\d)", str(value.get("year", "")))
-    if year is None or not answers or not all(text.strip() for text in (question, *answers)):
+    if year is None or len(texts) < 2 or not all(isinstance(text, str) and text.strip() for text in texts):
         raise ValueError(MISSING_FIELD)
+    question, *answers = map(str, texts)
     if not isinstance(analysis, str) or not normalize(analysis):
         raise ValueError("no 解析")
     if any(DAMAGE.search(text) for text in (question, *answers, analysis)):
@@ -1061,7 +1079,9 @@ def passage_report(result: Import, passages: str) -> str:
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m gaokao_data.import_gaokao_bench", description=(__doc__ or "").split("\n")[0]
+        prog="python -m gaokao_data.import_gaokao_bench",
+        description=(__doc__ or "").split("\n")[0],
+        allow_abbrev=False,
     )
     add: Callable[..., Any] = parser.add_argument
     add("source", metavar="SRC", type=Path, help="a copy of GAOKAO-Bench, the folder that holds Data/")
@@ -1078,7 +1098,34 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     least, greatest = chosen.passage_chars
     if not 0 < least < greatest:
         parser.error(f"--passage-chars {least} {greatest}: MIN must be above 0 and below MAX")
+    for name in ("max_chars", "limit_train", "limit_test"):
+        value = getattr(chosen, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')} {value}: must be 1 or more")
+    if not 1900 <= chosen.test_from_year <= 2100:
+        parser.error(f"--test-from-year {chosen.test_from_year}: must be a year from 1900 to 2100")
     return chosen
+
+
+def require_own(folder: Path) -> list[str]:
+    """Make sure that what an import would overwrite was written by one; returns the checksums known so far.
+
+    Raises:
+        UserError: a file was not, or was changed since, or is a folder.
+    """
+    try:
+        known = (folder / CHECKSUMS).read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        known = []
+    for path in (folder / name for name in WRITTEN):
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder; give --out another one")
+        if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() not in known:
+            raise UserError(
+                f"{path}: was not written by an import, or was changed since, and is not overwritten; give --out another "
+                "folder, or move the file away"
+            )
+    return known
 
 
 def main(arguments: list[str]) -> None:
@@ -1089,6 +1136,7 @@ def main(arguments: list[str]) -> None:
         folder = make_folder(chosen.out)
     except UserError:
         raise UserError(f"{chosen.out}: cannot be written to; give --out a folder of yours") from None
+    known = require_own(folder)
     result = import_bench(
         chosen.source,
         test_from_year=chosen.test_from_year,
@@ -1100,11 +1148,18 @@ def main(arguments: list[str]) -> None:
         limit_train=chosen.limit_train,
         limit_test=chosen.limit_test,
     )
-    for name, part in (("train", result.train), ("test", result.test)):
-        write_json(folder / f"{name}.json", [to_record(draft, chosen.passages).to_dict() for draft in part])
+    if not result.train and not result.test:
+        raise UserError(f"{chosen.source}: no item is left, so nothing is written\n{report(result)}")
+    rows = [[to_record(draft, chosen.passages).to_dict() for draft in part] for part in (result.train, result.test)]
+    texts = [json.dumps(part, ensure_ascii=False, indent=2) + "\n" for part in rows]
+    # First the checksums: a run that is killed between the two leaves files that the next one knows.
+    known += [hashlib.sha256(text.encode()).hexdigest() for text in texts]
+    write_text(folder / CHECKSUMS, "\n".join(dict.fromkeys(known)) + "\n")
+    for name, text in zip(WRITTEN, texts, strict=True):
+        write_text(folder / name, text)
     print(report(result))
     print(passage_report(result, chosen.passages))
-    print(f"written: {folder / 'train.json'}, {folder / 'test.json'}")
+    print(f"written: {', '.join(str(folder / name) for name in WRITTEN)}")
     if result.unreadable:
         print(faults_text(f"{len(result.unreadable)} file(s) could not be read:", result.unreadable), file=sys.stderr)
         sys.exit(1)

@@ -45,7 +45,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 from gaokao.checks import CHOICE_TYPES, containment, normalize, parse_key, split_options
-from gaokao.errors import Interrupted, UserError, faults_text, run_script
+from gaokao.errors import Interrupted, UserError, elsewhere, faults_text, run_script
 from gaokao.prompts import Message
 from gaokao.records import (
     CHAT_MARKER,
@@ -101,6 +101,8 @@ LEAK_NOTE = "\n\n注意：上一次的文字写出了答案中的原话。请换
 ASKS = 3
 # The prompt says 80 to 300; models count badly, and punctuation is not counted here.
 ACCEPTED_WORDS = (60, 400)
+# Only words are counted, so that a model that falls into a loop of brackets or spaces has few of them.
+MAX_CHARACTERS = 4000
 # The 467 passages written by hand for the bundled set reach .091 at most, and .02 once.
 LEAK_BOUND = 0.1
 # Shorter answers occur in any passage on the subject.
@@ -117,6 +119,9 @@ GREATEST_BACKOFF = 60.0
 GREATEST_RETRY_AFTER = 600.0
 # So many failures one after the other mean that the endpoint, not a record, is at fault; each may cost money.
 GIVE_UP_AFTER = 20
+
+# A file name has 255 bytes on all usual file systems, and what lies beside OUT has a longer one.
+MAX_NAME_BYTES = 200
 
 PASSAGE_SOURCE, LEAKS = "passage_source", "leaks"
 
@@ -206,7 +211,7 @@ def render_task(record: Record, note: str = "") -> list[Message]:
 # `课本内容：` `**课本内容**：` `## 课本内容` `【课本内容】` `一、课本内容（教材）：`, at line starts.
 _HEAD = re.compile(
     rf"^[ \t#*>]*(?:[一二12][、.．)）][ \t]*)?(?P<open>[【\[「])?(?P<name>{TEXTBOOK}|{OUTSIDE})"
-    r"(?(open)[】\]」][ \t*]*[：:；]?|[ \t*]*(?:[（(][^）)\n]{0,20}[）)])?[ \t*]*(?:[：:；]|$))[ \t*]*",
+    r"(?(open)[】\]」][ \t*]*[：:；]?|[ \t*]{0,9}(?:[（(][^）)\n]{0,20}[）)])?[ \t*]{0,9}(?:[：:；]|$))[ \t*]*",
     re.MULTILINE,
 )
 _THOUGHT = re.compile(r"^.*</think>", re.DOTALL)
@@ -224,7 +229,8 @@ def parse_passages(text: str) -> tuple[str, str]:
     parts: dict[str, str] = {}
     for head, following in zip_longest(heads, heads[1:]):
         body = text[head.end() : following.start() if following else len(text)].strip().strip("*").strip()
-        parts.setdefault(head["name"], re.sub(r"\s*\n\s*", "\n", body))
+        lines = (line.strip() for line in body.split("\n"))
+        parts.setdefault(head["name"], "\n".join(line for line in lines if line))
     low, high = ACCEPTED_WORDS
     for name in (TEXTBOOK, OUTSIDE):
         part = parts.get(name, "")
@@ -232,6 +238,8 @@ def parse_passages(text: str) -> tuple[str, str]:
             raise MalformedError(f"the answer has no {name}")
         if not low <= (words := count_words(part)) <= high:
             raise MalformedError(f"{name} has {words} characters or words instead of 80 to 300")
+        if len(part) > MAX_CHARACTERS:
+            raise MalformedError(f"{name} has {len(part)} characters, most of them no words")
         if found := CHAT_MARKER.search(part) or HEADER.search(part):
             raise MalformedError(f"{name} contains {found.group().strip()!r}, which no record may")
     return parts[TEXTBOOK], parts[OUTSIDE]
@@ -382,7 +390,7 @@ class Endpoint:
             reply = json.loads(body)
             choice = reply["choices"][0]
             text = choice["message"]["content"]
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             raise MalformedError(f"the reply is not a chat completion: {self._shown(body) or 'empty'}") from None
         self.answered.set()
         self._count(reply.get("usage"))
@@ -418,7 +426,7 @@ class Endpoint:
             raise UserError(f"{self.place}: refuses {key} ({fault}); set a valid one") from None
         if status == 404 and early:
             raise UserError(
-                f"{self.place}: does not know --model {self.model}, or is not the address of the API ({fault}); "
+                f"{self.place}: does not know --model {self._shown(self.model)}, or is not the address of the API ({fault}); "
                 "--base-url usually ends in /v1"
             ) from None
         if status == 402 or error.code == "insufficient_quota":
@@ -597,7 +605,7 @@ class Journal:
         whole = content.rfind(b"\n") + 1
         self._file.truncate(whole)
         for line in content[:whole].splitlines():
-            with suppress(ValueError, LookupError, TypeError, AttributeError):
+            with suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
                 row = json.loads(line)
                 self.results[row["key"]] = Passages(str(row[TEXTBOOK]), str(row[OUTSIDE]), float(row["leak"]))
 
@@ -635,8 +643,8 @@ def load_items(path: Path) -> list[Record]:
     Raises:
         UserError: the file cannot be read, or holds faulty records: all of them, each with place and remedy.
     """
-    if not path.exists():
-        raise UserError(f"{path}: there is no such data file")
+    if not os.path.exists(path):
+        raise UserError(f"{path}: there is no such data file{elsewhere(path)}; check the name")
     records: dict[str, Record] = {}
     faults: list[str] = []
     for position, raw in enumerate(read_raw(path)):
@@ -747,8 +755,11 @@ def write_passages(
         UserError: bad input, or the run had to stop; the text says what is kept.
         Interrupted: Ctrl-C; the same.
     """
+    # The longest name that is written: a part of the partial file, or an earlier OUT that is set aside.
+    if len(os.fsencode(out.name)) > MAX_NAME_BYTES:
+        raise UserError(f"--out: the name of the file has more than {MAX_NAME_BYTES} bytes; choose a shorter one")
     records = load_items(source)
-    if out.exists() and out.samefile(source):
+    if os.path.exists(out) and out.samefile(source):
         raise UserError(f"--out {out}: is the input file; name another one")
     if out.is_dir():
         raise UserError(f"--out {out}: is a folder; name a file in it, such as {out / 'items.json'}")
@@ -853,7 +864,7 @@ def _some(ids: list[str]) -> str:
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m gaokao_data.write_passages", description=(__doc__ or "").split("\n")[0]
+        prog="python -m gaokao_data.write_passages", description=(__doc__ or "").split("\n")[0], allow_abbrev=False
     )
     add: Callable[..., Any] = parser.add_argument
     add("source", metavar="IN", type=Path, help="data file whose records have question, answer and 解析")
@@ -872,6 +883,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         value = getattr(chosen, name)
         if value is not None and value < 1:
             parser.error(f"--{name.replace('_', '-')} {value}: must be 1 or more")
+    # Bytes that are not UTF-8 arrive as halves of characters, which no request and no record can hold.
+    if not chosen.model.strip() or any("\ud800" <= letter <= "\udfff" for letter in chosen.model):
+        parser.error("--model: must be the name of a model, in UTF-8")
     if not 0 < chosen.timeout < math.inf:
         parser.error(f"--timeout {chosen.timeout}: must be above 0")
     if chosen.temperature is not None and not 0 <= chosen.temperature <= 2:
