@@ -29,8 +29,7 @@ def faults_text(title: str, faults: Sequence[str]) -> str:
 
 def elsewhere(path: str | Path) -> str:
     """The end of a message about a missing file: where to start from, if it lies in the project's folder; else empty."""
-    path = Path(path)
-    if path.is_absolute() or path.exists() or not (PROJECT / path).exists():
+    if os.path.isabs(path) or os.path.exists(path) or not os.path.exists(PROJECT / path):
         return ""
     return f" (there is one in the project's folder; start from there: cd {PROJECT})"
 
@@ -47,33 +46,39 @@ def run_script(main: Callable[[list[str]], None]) -> None:
         if reconfigure is not None:
             reconfigure(encoding="utf-8", errors="replace")
     try:
-        try:
-            main(sys.argv[1:])
-        except SystemExit:
-            sys.stdout.flush()
-            raise
+        code = _exit_code(main)
+        # Not left to the interpreter, which would complain of a closed pipe when it ends.
         sys.stdout.flush()
     except BrokenPipeError:
         if not _reader_gone():
             raise
-        sys.exit(BROKEN_PIPE_EXIT_CODE)
+        code = BROKEN_PIPE_EXIT_CODE
+    if code:
+        sys.exit(code)
+
+
+def _exit_code(main: Callable[[list[str]], None]) -> int | str | None:
+    try:
+        main(sys.argv[1:])
+    except SystemExit as stop:
+        return stop.code
     except Interrupted as stop:
         print(f"\nstopped: {stop}", file=sys.stderr)
-        sys.exit(130)
+        return 130
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR_EXIT_CODE)
+        return USER_ERROR_EXIT_CODE
     except KeyboardInterrupt:
         print("\nstopped by Ctrl-C", file=sys.stderr)
-        sys.exit(130)
+        return 130
+    return 0
 
 
 def _reader_gone() -> bool:
-    """Whether it was standard output that broke, and not a connection; then the rest of it goes nowhere."""
+    """Whether it was standard output that broke, and not some connection; then the rest of it goes nowhere."""
     try:
-        sys.stdout.flush()
+        print(flush=True)
     except BrokenPipeError:
-        # The interpreter flushes once more when it ends, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True
     return False

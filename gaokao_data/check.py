@@ -119,7 +119,7 @@ def choose_measure(wanted: str, resolved: Resolved | None) -> Measure:
     if wanted == "none":
         return Measure("characters", "--tokens none", characters)
     if wanted != "auto":
-        if not (Path(wanted) / "tokenizer.json").exists():
+        if not os.path.exists(Path(wanted) / "tokenizer.json"):
             raise UserError(f"--tokens {wanted}: holds no tokenizer.json; name a Transformers folder, auto or none")
         return _by_tokens(Path(wanted))
     if resolved is None:

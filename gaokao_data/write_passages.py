@@ -669,7 +669,7 @@ def read_out(out: Path) -> list[Any]:
     Raises:
         UserError: it is there, but is not a data file.
     """
-    if not out.exists():
+    if not os.path.exists(out):
         return []
     try:
         return [raw.value for raw in read_raw(out)]
@@ -761,7 +761,7 @@ def write_passages(
     records = load_items(source)
     if os.path.exists(out) and out.samefile(source):
         raise UserError(f"--out {out}: is the input file; name another one")
-    if out.is_dir():
+    if os.path.isdir(out):
         raise UserError(f"--out {out}: is a folder; name a file in it, such as {out / 'items.json'}")
     before = read_out(out)
     try:
@@ -904,6 +904,7 @@ def check_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        sound = sound and all(letter.isprintable() and letter != " " for letter in url)
     except ValueError:
         sound = False
     if not sound:
