@@ -15,6 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # The libraries must not look for a network: a test that needs one is wrong.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+# Threads cost models as small as these more than they save: on two busy cores, seconds become minutes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def record_row(number: int = 0, **changes: Any) -> dict[str, Any]:
@@ -61,6 +63,35 @@ def small_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         row_tokens=64,
     )
     return tiny.build(tmp_path_factory.mktemp("base"), lambda line: None, recipe=recipe)
+
+
+@pytest.fixture(scope="session")
+def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base of random weights, so widely spread that every prompt is answered differently; made in a second.
+
+    A base that learnt a little says the same to every prompt, and a fault in padding, mask or cache would not show. Its
+    window is longer than any prompt, so that every token of a prompt counts.
+    """
+    import torch
+
+    from gaokao import tiny
+    from gaokao.records import load_records
+
+    recipe = tiny.Recipe(
+        vocabulary=1024, hidden=64, layers=2, heads=2, key_value_heads=1, intermediate=128, window=4096
+    )
+    records = load_records(ROOT / "gaokao_data" / "train.json")[:40]
+    tokenizer = tiny.train_tokenizer([piece for record in records for piece in tiny.plain_pieces(record)], recipe)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = tiny.new_model(recipe, len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id)
+        for weight in model.parameters():
+            if weight.ndim == 2:
+                torch.nn.init.normal_(weight, std=0.3)
+    folder = tmp_path_factory.mktemp("random") / "base"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def run_script(script: str, *arguments: str | Path, **kwargs: Any) -> subprocess.CompletedProcess[str]:

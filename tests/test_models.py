@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from gaokao import models
@@ -222,6 +222,38 @@ def test_an_adapter_with_foreign_weights_is_refused(changed: Callable[..., Path]
     folder = changed(lambda weights: {name.replace("layers.1.", "layers.7."): value for name, value in weights.items()})
     with pytest.raises(UserError, match="missing weights .* and .* foreign weights"):
         models.load_adapter(load(small_base), folder)
+
+
+def test_an_adapter_with_one_weight_too_many_is_refused(changed: Callable[..., Path], small_base: Path) -> None:
+    folder = changed(lambda weights: weights | {"base_model.model.lm_head.lora_A.weight": torch.zeros(4, 64)})
+    with pytest.raises(UserError, match=r"has 1 foreign weights \(such as .*lm_head.*\); it is damaged"):
+        models.load_adapter(load(small_base), folder)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_an_adapter_has_the_compute_type_and_says_nearly_what_it_says_in_fp32(
+    adapter: Path, small_base: Path, dtype: str
+) -> None:
+    adapted = models.load_adapter(load(small_base, dtype=dtype), adapter)
+    weights = [parameter for name, parameter in adapted.named_parameters() if "lora_" in name]
+    assert weights and {parameter.dtype for parameter in weights} == {models.DTYPES[dtype]}
+    plain = PeftModel.from_pretrained(load(small_base, dtype=dtype), adapter).eval()
+    assert {p.dtype for name, p in plain.named_parameters() if "lora_" in name} == {torch.float32}
+    ids = torch.arange(20, 40).unsqueeze(0)
+    with torch.inference_mode():
+        cast, whole = (model(input_ids=ids).logits.float() for model in (adapted, plain))
+        with plain.disable_adapter():
+            bare = plain(input_ids=ids).logits.float()
+    # Rounding is small beside what the adapter does.
+    assert (cast - whole).norm() <= 0.05 * (whole - bare).norm()
+    assert torch.equal(cast, whole) is (dtype == "fp32")
+
+
+def test_an_adapter_that_changes_one_layer_only_is_taken(changed: Callable[..., Path], small_base: Path) -> None:
+    folder = changed(
+        lambda weights: {n: v * ("layers.1.mlp.down_proj" in n or "lora_A" in n) for n, v in weights.items()}
+    )
+    assert models.load_adapter(load(small_base), folder)
 
 
 def test_an_adapter_that_changes_nothing_is_refused(changed: Callable[..., Path], small_base: Path) -> None:
