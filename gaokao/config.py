@@ -365,14 +365,14 @@ def load_config(argv: list[str], prog: str, shortcuts: Mapping[str, str] | None 
             checked[variant] = Config.model_validate(values)
         except ValidationError as error:
             # Each has to be looked up among all keys: a file of something else would take minutes.
-            for detail in error.errors(include_url=False)[:MAX_FAULTS]:
+            for detail in error.errors(include_url=False)[: MAX_FAULTS + 1]:
                 faults.append(
                     _fault(detail, values, path, lines, overrides, replacement if variant == "without" else None)
                 )
     if faults:
         faults = list(dict.fromkeys(faults))
-        more = ["and perhaps more; mend these and run it again"] if len(faults) > MAX_FAULTS else []
-        raise UserError(faults_text(f"the configuration has {len(faults)} fault(s):", [*faults[:MAX_FAULTS], *more]))
+        count = f"more than {MAX_FAULTS}" if len(faults) > MAX_FAULTS else len(faults)
+        raise UserError(faults_text(f"the configuration has {count} fault(s):", faults[:MAX_FAULTS]))
     if gpus or replacement is None:
         return Resolved(checked["with"], {}, gpus)
     before, now = _flat(checked["with"].model_dump()), _flat(checked["without"].model_dump())
