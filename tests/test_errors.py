@@ -1,0 +1,69 @@
+"""A mistake is a message and a code; a bug keeps its traceback; a closed pipe is quiet."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from gaokao.errors import elsewhere
+
+
+def run(body: str, close_stdout: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run `main` with this body through `run_script`, on request with a standard output that nobody reads any more."""
+    code = (
+        "import sys\nfrom gaokao.errors import Interrupted, UserError, run_script\n"
+        f"def main(argv):\n    {body}\nrun_script(main)\n"
+    )
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            stdout=write if close_stdout else subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
+    finally:
+        os.close(write)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        ("pass", 0, ""),
+        ("sys.exit(1)", 1, ""),
+        ("raise UserError('the place')", 2, "error: the place\n"),
+        ("raise Interrupted('what was kept')", 130, "\nstopped: what was kept\n"),
+        ("raise KeyboardInterrupt", 130, "\nstopped by Ctrl-C\n"),
+    ],
+)
+def test_each_way_to_end_has_its_code_and_its_words(body: str, code: int, said: str) -> None:
+    done = run(body)
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+@pytest.mark.parametrize("body", ["print('x' * 100_000)", "print('x')", "print('x'); sys.exit(1)"])
+def test_a_reader_that_has_seen_enough_ends_a_command_quietly(body: str) -> None:
+    done = run(body, close_stdout=True)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_broken_connection_is_no_closed_pipe() -> None:
+    done = run("raise BrokenPipeError('the server')")
+    assert done.returncode == 1
+    assert "BrokenPipeError: the server" in done.stderr
+
+
+def test_where_to_start_is_said_of_what_lies_in_the_project_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert f"cd {ROOT}" in elsewhere("config.yaml")
+    assert elsewhere("nowhere.yaml") == elsewhere(tmp_path / "config.yaml") == elsewhere("x" * 300) == ""
+    (tmp_path / "config.yaml").touch()
+    assert elsewhere("config.yaml") == ""
