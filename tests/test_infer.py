@@ -1,0 +1,203 @@
+"""The inference script in this process, on a base of random weights: what it writes, where, and what it refuses."""
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import record_row
+from peft import LoraConfig, get_peft_model
+
+import infer_qwen_gaokao
+from evaluate import summarize
+from gaokao import models, tiny
+from gaokao.checks import CHECKS
+from gaokao.errors import UserError
+from gaokao.runs import lock
+
+
+@pytest.fixture(autouse=True)
+def _surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No GPU, one process, and the handler of SIGTERM that was there before."""
+    monkeypatch.setattr("gaokao.config.cuda_gpus", lambda: 0)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="module")
+def adapter(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter that does something."""
+    base = models.load_base(random_base, quantization="nf4", dtype="fp32", attention="sdpa", device="cpu")
+    torch.manual_seed(0)
+    model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    tokenizer = models.load_tokenizer(random_base)
+    folder = tmp_path_factory.mktemp("trained") / "gaokao" / "adapter"
+    folder.parent.mkdir()
+    models.save_adapter(model, tokenizer, models.adapter_record("random", random_base, "nf4", tokenizer), folder)
+    return folder
+
+
+Infer = Callable[..., list[str]]
+
+
+@pytest.fixture
+def infer(random_base: Path, write_rows: Callable[..., Path], tmp_path: Path, capsys: Any) -> Infer:
+    """Run the script on three short records; gives what it prints."""
+    rows = write_rows([record_row(number) for number in range(3)])
+
+    def run(*arguments: str | Path) -> list[str]:
+        infer_qwen_gaokao.main(
+            [f"--model.base={random_base}", f"--data.test={rows}", f"--output.dir={tmp_path / 'out'}",
+             "--generate.max_new_tokens=4", "--evaluate.samples=1", *map(str, arguments)]
+        )  # fmt: skip
+        return str(capsys.readouterr().out).splitlines()
+
+    return run
+
+
+def load(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_questions_scores_and_failed_checks_are_written_and_said(infer: Infer, tmp_path: Path) -> None:
+    printed = infer("--adapter", "none", "--generate.limit", "2")
+    folder = tmp_path / "out" / "gaokao" / "generated_base"
+    entries = load(folder / "questions.json")
+    assert [entry["id"] for entry in entries] == ["r0", "r1"]
+    assert {entry["adapter"] for entry in entries} == {"none"}
+    assert all("sections" in [failed["check"] for failed in entry["failed_checks"]] for entry in entries)
+    scores = load(folder / "scores.json")
+    assert scores["usable"]["passed"] == 0 and scores["usable"]["items"] == 2
+    assert list(scores["checks"]) == [check.name for check in CHECKS]
+    assert scores["similarity"]["compared_pairs"] == 2
+    for start in ("form      2 questions", "usable    0 of 2", "checks    worst: ", "similarity ", "files     "):
+        assert any(line.startswith(start) for line in printed), start
+    assert any("NO ADAPTER: the bare base model" in line for line in printed)
+    assert sum("finish reason" in line for line in printed) == 1
+
+
+def test_auto_takes_the_adapter_of_the_run_and_a_folder_another(infer: Infer, adapter: Path, tmp_path: Path) -> None:
+    texts = {}
+    run = tmp_path / "out" / "gaokao"
+    run.mkdir(parents=True)
+    (run / "adapter").symlink_to(adapter)
+    infer("--generate.do_sample=false")
+    entries = load(run / "generated" / "questions.json")
+    assert {entry["adapter"] for entry in entries} == {str(run / "adapter")}
+    texts["auto"] = [entry["text"] for entry in entries]
+    infer("--generate.do_sample=false", "--adapter", adapter, "--output.run=other")
+    texts["folder"] = [e["text"] for e in load(tmp_path / "out" / "other" / "generated" / "questions.json")]
+    infer("--generate.do_sample=false", "--adapter", "none")
+    texts["none"] = [e["text"] for e in load(run / "generated_base" / "questions.json")]
+    assert texts["auto"] == texts["folder"] != texts["none"]
+
+
+def test_an_adapter_that_is_not_there_is_named_before_anything_is_made(infer: Infer, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no such folder; train first"):
+        infer()
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_of_another_base_is_refused(infer: Infer, adapter: Path) -> None:
+    with pytest.raises(UserError, match="trained with quantization nf4, not none"):
+        infer("--adapter", adapter, "--model.quantization", "none")
+
+
+def test_earlier_questions_are_set_aside_when_new_ones_begin(infer: Infer, tmp_path: Path) -> None:
+    run = tmp_path / "out" / "gaokao"
+    infer("--adapter", "none")
+    first = (run / "generated_base" / "questions.json").read_bytes()
+    # Whatever is refused leaves them where they are.
+    with pytest.raises(UserError, match="leave no room"):
+        infer("--adapter", "none", "--generate.max_new_tokens=4096")
+    assert (run / "generated_base" / "questions.json").read_bytes() == first
+    printed = infer("--adapter", "none", "--generate.seed", "5")
+    assert any(line.startswith("earlier   questions were moved to") for line in printed)
+    (aside,) = run.glob("generated_base-*")
+    assert (aside / "questions.json").read_bytes() == first
+    assert len((run / "generated_base" / "questions.jsonl").read_text(encoding="utf-8").split("\n")) == 4
+
+
+def test_a_second_process_on_the_same_folder_is_refused(infer: Infer, tmp_path: Path) -> None:
+    run = tmp_path / "out" / "gaokao"
+    infer("--adapter", "none")
+    first = (run / "generated_base" / "questions.json").read_bytes()
+    with (
+        lock(run / "generated_base", "another command"),
+        pytest.raises(UserError, match="generated_base: is in use by another command"),
+    ):
+        infer("--adapter", "none")
+    assert (run / "generated_base" / "questions.json").read_bytes() == first
+    assert not list(run.glob("generated_base-*"))
+    infer("--adapter", "none")
+
+
+def test_the_folder_is_held_until_the_scores_are_written(
+    infer: Infer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "out" / "gaokao" / "generated_base"
+    tried = []
+
+    def while_scoring(*arguments: Any) -> Any:
+        with pytest.raises(UserError, match="is in use by python infer_qwen_gaokao.py"), lock(folder, "another"):
+            pass
+        tried.append(True)
+        return summarize(*arguments)
+
+    monkeypatch.setattr(infer_qwen_gaokao, "summarize", while_scoring)
+    infer("--adapter", "none")
+    assert tried
+
+
+@pytest.mark.parametrize(("processes", "refused"), [("2", True), ("8", True), ("1", False), ("", False)])
+def test_several_processes_are_refused(
+    infer: Infer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: str, refused: bool
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    if not refused:
+        infer("--adapter", "none", "--generate.limit", "1")
+        return
+    with pytest.raises(UserError, match=f"{processes} processes were started .* inference runs as one"):
+        infer("--adapter", "none")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_last_line_says_that_the_tiny_model_was_used(
+    infer: Infer, random_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert infer("--adapter", "none")[-1].startswith("files ")
+    # The built-in base takes minutes to make.
+    monkeypatch.setattr(tiny, "build", lambda *_: random_base)
+    assert "the tiny model was used" in infer("--adapter", "none", "--model.base=builtin:tiny")[-1].replace(
+        "built-in ", ""
+    )
+
+
+def test_the_compiled_forward_is_used_where_it_is_asked_for_and_only_there(
+    infer: Infer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[Any] = []
+    monkeypatch.setattr(models, "compile_forward", compiled.append)
+    infer("--adapter", "none", "--generate.limit", "1")
+    assert compiled == []
+    infer("--adapter", "none", "--generate.limit", "1", "--generate.torch_compile=true")
+    assert len(compiled) == 1
+
+
+def test_rounds_and_seed_of_the_chance_level_and_sampling_options_are_passed_on(infer: Infer, tmp_path: Path) -> None:
+    folder = tmp_path / "out" / "gaokao" / "generated_base"
+    infer("--adapter", "none", "--evaluate.chance_rounds", "1")
+    assert load(folder / "scores.json")["similarity"]["compared_pairs"] == 3
+    first = [entry["text"] for entry in load(folder / "questions.json")]
+    infer("--adapter", "none", "--generate.seed", "7")
+    assert [entry["text"] for entry in load(folder / "questions.json")] != first
+    infer("--adapter", "none", "--generate.max_new_tokens", "2")
+    assert max(entry["completion_tokens"] for entry in load(folder / "questions.json")) <= 2
