@@ -1,6 +1,7 @@
 """`python -m gaokao_data.check`: faults come first and set the exit code, everything else is a warning with evidence."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -171,6 +172,41 @@ def test_the_command_answers_a_missing_file_with_code_2_and_keeps_stdout_clean(t
     assert done.stdout == ""
     assert done.stderr.startswith("error: ")
     assert "there is no such data file" in done.stderr
+
+
+def test_a_reader_that_has_seen_enough_ends_the_report_quietly(write: Write) -> None:
+    read, closed = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "gaokao_data.check", write([row(0)]), "--tokens", "none", "--verbose"],
+        cwd=ROOT, stdout=closed, stderr=subprocess.PIPE, check=False,
+    )  # fmt: skip
+    os.close(closed)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("flag", ["--verb", "--js", "--conf=x.yaml", "--tok=none"])
+def test_abbreviated_flags_are_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        check.main(["a.json", flag])
+    assert stop.value.code == 2
+    assert f"unrecognized arguments: {flag}" in capsys.readouterr().err
+
+
+def test_names_that_no_file_can_have_are_missing_files(write: Write, tmp_path: Path) -> None:
+    for name in ("x" * 300, "~nobody-of-this-name/x"):
+        with pytest.raises(UserError, match="there is no such data file; check the name$"):
+            check.main([name])
+        assert check.find_tokenizer(name, None, tmp_path) is None
+    with pytest.raises(UserError, match=r"holds no tokenizer\.json"):
+        check.main([write([row(0)]), "--tokens", "x" * 300])
+
+
+def test_started_from_another_folder_it_says_where_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"start from there: cd {ROOT}"):
+        check.main(["gaokao_data/train.json"])
+    assert f"cd {ROOT}" in check.choose_measure("auto", None).reason
 
 
 def test_the_table_counts_by_subject_and_type(run: Run, write: Write) -> None:

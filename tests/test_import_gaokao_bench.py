@@ -388,6 +388,21 @@ def test_related_passages_come_from_earlier_items_and_read_as_exposition(root: P
         assert not any(word in draft.passage for word in ("正确", "错误", "故选", "A、", "B、", "本题", "选项"))
 
 
+def test_a_related_passage_is_never_made_of_an_item_of_the_same_year(tmp_path: Path) -> None:
+    # Nearest to each other are the two of 2019; each must do with what is farther away and earlier.
+    facts = [(2019 if year in (2019, 2022) else year, *rest) for year, *rest in FACTS]
+    _, topic, _, why = FACTS[5]
+    near = choice(2019, f"{topic}的实验", "胰岛分泌的激素随血液运输", f"{why}，这在实验中也能观察到")
+    save(tmp_path, "2010-2022_Biology_MCQs", [choice(*fact) for fact in facts] + [near])
+    result = bench.import_bench(tmp_path, passage_chars=(20, 120))
+    drafts = {draft.id: draft for draft in [*result.train, *result.test]}
+    of_2019 = [draft for draft in drafts.values() if draft.year == 2019]
+    assert len(of_2019) == 3
+    for draft in of_2019:
+        assert draft.passage_ids
+        assert {drafts[source].year for source in draft.passage_ids} <= {2011, 2012, 2013, 2015, 2017}
+
+
 def test_a_related_passage_does_not_contain_the_answer(root: Path) -> None:
     _, topic, right, _ = FACTS[6]
     leak = choice(2016, "光照方向对胚芽鞘生长的影响", "单侧光照射使其弯曲", f"胚芽鞘的弯曲说明{right}")
@@ -452,6 +467,76 @@ def test_a_small_set_is_spread_over_the_subjects_and_the_rest_is_counted(root: P
     assert bench.import_bench(root, subjects=["数学"]).dropped["filtered: --subjects"] == 13
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--limit-train", "0"], "--limit-train 0: must be 1 or more"),
+        (["--limit-test", "-3"], "--limit-test -3: must be 1 or more"),
+        (["--max-chars", "-1"], "--max-chars -1: must be 1 or more"),
+        (["--test-from-year", "-2021"], "--test-from-year -2021: must be a year from 1900 to 2100"),
+        (["--test-from-year", "21"], "must be a year from 1900 to 2100"),
+        (["--passage-chars", "-5", "100"], "--passage-chars -5 100: MIN must be above 0 and below MAX"),
+        (["--passage-chars", "100", "100"], "MIN must be above 0 and below MAX"),
+        (["--limit-tr", "5"], "unrecognized arguments: --limit-tr 5"),
+        (["--types", "判断题"], "invalid choice"),
+    ],
+)
+def test_numbers_out_of_range_and_short_flags_are_refused(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        bench.parse_arguments(["SRC", "--out", "DIR", *arguments])
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+# --- what is not overwritten ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", bench.WRITTEN)
+def test_a_file_that_no_import_wrote_is_not_overwritten(root: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("[]", encoding="utf-8")
+    with pytest.raises(
+        UserError, match=f"{name}: was not written by an import, or was changed since.*give --out another"
+    ):
+        bench.main([str(root), "--out", str(out)])
+    assert {path.name: path.read_text(encoding="utf-8") for path in out.iterdir()} == {name: "[]"}
+
+
+def test_an_import_replaces_what_an_import_wrote_and_nothing_that_was_changed_since(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    bench.main([str(root), "--out", str(out)])
+    bench.main([str(root), "--out", str(out), "--limit-train", "2"])
+    assert len(load_records(out / "train.json")) == 2
+    bench.main([str(root), "--out", str(out)])
+    assert len(load_records(out / "train.json")) == 6
+    # The folder is a data set: what knows the files is not read as one of them.
+    assert len(load_records(out)) == 8
+    train = out / "train.json"
+    train.write_text(train.read_text(encoding="utf-8").replace("第", "弟") + " ", encoding="utf-8")
+    changed = train.read_bytes()
+    with pytest.raises(UserError, match="changed since"):
+        bench.main([str(root), "--out", str(out)])
+    assert train.read_bytes() == changed
+
+
+def test_a_folder_in_the_place_of_a_file_is_told_before_the_work(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / "test.json").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"test\.json: is a folder; give --out another one"):
+        bench.main([str(root), "--out", str(tmp_path / "out")])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["test.json"]
+
+
+def test_where_no_item_is_left_nothing_is_written(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no item is left, so nothing is written\n(.|\n)*filtered: --max-chars"):
+        bench.main([str(root), "--out", str(tmp_path / "out"), "--max-chars", "1"])
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 # --- bad input ------------------------------------------------------------------------------------------------------
 
 
@@ -465,7 +550,31 @@ def test_a_truncated_file_is_named_and_the_others_are_imported(root: Path, tmp_p
     assert len(json.loads((tmp_path / "out" / "train.json").read_text(encoding="utf-8"))) == 6
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe{", b"[1, 2]", b'{"example": 3}', b""])
+@pytest.mark.parametrize("key", ["question", "answer", "analysis", "category"])
+def test_an_item_with_half_of_a_character_is_left_out_and_counted(root: Path, tmp_path: Path, key: str) -> None:
+    item = choice(2014, "样方法调查种群密度", "样方要随机选取", "随机取样使数据可靠")
+    item[key] = ["\ud83d"] if key == "answer" else "\ud83d" + item[key]
+    path = save(root, "2014_Biology_MCQs", [], "GAOKAO-Bench-2014")
+    path.write_text(json.dumps({"example": [item]}), encoding="utf-8")
+    bench.main([str(root), "--out", str(tmp_path / "out")])
+    assert bench.import_bench(root).dropped["damaged: half of a character"] == 1
+    assert len(load_records(tmp_path / "out")) == 8
+
+
+@pytest.mark.parametrize(
+    "changes", [{"answer": ["A", 5]}, {"answer": {"1": "A"}}, {"answer": []}, {"question": ["甲"]}]
+)
+def test_an_item_whose_texts_are_none_is_left_out_and_counted(tmp_path: Path, changes: dict[str, Any]) -> None:
+    save(tmp_path, "2010-2022_Biology_MCQs", [choice(*FACTS[0], **changes), choice(*FACTS[1])])
+    result = bench.import_bench(tmp_path)
+    assert len(result.train) == 1
+    assert result.dropped[bench.MISSING_FIELD] == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff\xfe{", b"[1, 2]", b'{"example": 3}', b"", b'{"example":' + b"[" * 100_000, b'{"example":' + b"9" * 5000],
+)
 def test_only_unreadable_files_is_an_error_with_their_names(tmp_path: Path, content: bytes) -> None:
     save(tmp_path, "2010-2022_Biology_MCQs", []).write_bytes(content)
     with pytest.raises(UserError, match="2010-2022_Biology_MCQs"):
@@ -479,8 +588,9 @@ def test_a_folder_that_is_not_the_benchmark_is_refused(tmp_path: Path) -> None:
     assert "is not GAOKAO-Bench" in done.stderr
     assert "2010-2022_History_MCQs.json" in done.stderr
     assert not (tmp_path / "out").exists()
-    missing = run(tmp_path / "nowhere", "--out", tmp_path / "out")
-    assert (missing.returncode, "no such folder" in missing.stderr) == (2, True)
+    for name in ("nowhere", "x" * 300):
+        with pytest.raises(UserError, match="there is no such folder"):
+            bench.main([name, "--out", str(tmp_path / "out")])
 
 
 def test_wrong_options_are_refused(root: Path, tmp_path: Path) -> None:

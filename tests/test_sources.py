@@ -6,11 +6,14 @@ GAOKAO_BIG_FILE_TEST=1 adds the reading of a 200 MB file in a process of its own
 import csv
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 import tracemalloc
 import types
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +88,28 @@ def test_csv_is_read_with_and_without_bom(tmp_path: Path, encoding: str) -> None
     assert records[2].outside == '引号"与逗号,\n与换行'
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv"])
+def test_the_line_ends_of_windows_are_those_of_others(tmp_path: Path, suffix: str, end: str) -> None:
+    path = write(tmp_path / f"a{suffix}", ROWS)
+    text = path.read_text(encoding="utf-8").replace("\r\n", "\n").replace("}, {", "},\n{")
+    path.write_bytes(text.replace("\n", end).encode())
+    assert path.read_bytes().count(b"\r\n") == (text.count("\n") if end == "\r\n" else 0)
+    assert load_records(path) == load_records(write_lines(tmp_path / "same.jsonl", ROWS))
+
+
+def test_the_line_ends_of_old_macs_are_named(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", ROWS)
+    path.write_bytes(path.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r"))
+    assert f"{path}:1: is not CSV from here on (new-line character seen in unquoted field" in faults(path)
+
+
+def test_a_csv_file_with_chinese_columns_gives_the_same_records(tmp_path: Path) -> None:
+    names = {"subject": "科目", "type": "题型", "question": "题干", "answer": "参考答案", "analysis": "解析"}
+    chinese = [{names.get(key, key): value for key, value in row.items()} for row in ROWS]
+    assert load_records(write_csv(tmp_path / "a.csv", chinese)) == load_records(write_csv(tmp_path / "b.csv", ROWS))
+
+
 def test_an_interval_in_a_csv_cell_is_an_answer_and_no_list(tmp_path: Path) -> None:
     rows = [record_row(0, answer="[1, 2]"), record_row(1, answer="[0, 1)"), record_row(2, answer="[]", question="[1]")]
     values = [raw.value["answer"] for raw in read_raw(write_csv(tmp_path / "a.csv", rows))]
@@ -137,6 +162,36 @@ def test_a_hub_that_is_not_reached_names_the_ways_around(monkeypatch: pytest.Mon
     for part in ("Couldn't reach", "HF_ENDPOINT=https://hf-mirror.com", "download its files on another machine"):
         assert part in said
     assert "more" not in said
+
+
+def test_a_proxy_that_refuses_ends_in_the_same_message(tmp_path: Path) -> None:
+    # In a process of its own, for the library reads its settings when it is imported.
+    code = (
+        "from gaokao.errors import UserError\nfrom gaokao.sources import read_raw\n"
+        "try:\n    list(read_raw('hub:some/questions'))\nexcept UserError as error:\n    print(error)"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def refuse() -> None:
+            with suppress(OSError):
+                while True:
+                    with server.accept()[0] as connection:
+                        connection.recv(65536)
+                        connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+        threading.Thread(target=refuse, daemon=True).start()
+        env = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
+        env |= {"HTTPS_PROXY": f"http://127.0.0.1:{server.getsockname()[1]}", "HF_ENDPOINT": "https://hub.invalid"}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env={**env, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    assert done.stdout.startswith("hub:some/questions: cannot be loaded (ProxyError: 403 Forbidden)"), done.stderr
+    assert "HF_ENDPOINT=https://hf-mirror.com" in done.stdout
 
 
 def test_a_missing_library_names_the_command_that_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,6 +385,14 @@ def test_faults_beyond_a_screenful_are_counted(tmp_path: Path) -> None:
     assert f"{MAX_FAULTS + 70} fault(s)" in said
     assert "and 70 more; mend these and run it again" in said
     assert len(said.splitlines()) == MAX_FAULTS + 2
+
+
+def test_a_file_that_lies_in_the_projects_folder_says_where_to_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert f"(there is one in the project's folder; start from there: cd {ROOT})" in faults("gaokao_data/train.json")
+    assert "project" not in faults("gaokao_data/none.json")
 
 
 # --- size ------------------------------------------------------------------------------------------------------------

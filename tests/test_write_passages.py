@@ -301,6 +301,70 @@ def test_out_named_jsonl_is_json_lines(source: Path, tmp_path: Path, server: Ser
     assert len(server.seen) == 6
 
 
+# --- replies and names of another kind -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(body="[" * 100_000),
+        Reply(body='{"choices":' * 50_000),
+        Reply(body="9" * 5_000),
+        Reply(body=completion(answer("【" * 100_000))),
+        Reply(body=completion(answer(TEXTBOOK_PART + "（" * 100_000))),
+        Reply(body=completion("课本内容" + " " * 100_000 + "x\n课外内容" + "*" * 100_000 + "x")),
+        Reply(body=completion(answer(TEXTBOOK_PART + " " * 100_000 + "x" + "\t" * 100_000))),
+    ],
+    ids=["brackets", "objects", "digits", "only brackets", "brackets behind", "heads of blanks", "blanks"],
+)
+def test_an_answer_of_100_000_signs_is_asked_for_again(
+    reply: Reply, source: Path, tmp_path: Path, server: Server
+) -> None:
+    server.faults = [reply]
+    summary = run(source, out := tmp_path / "out.json", server, limit=1)
+    assert (summary.written, len(server.seen)) == (1, 2)
+    assert rows(out)[0]["课本内容"] == TEXTBOOK_PART
+
+
+def test_blank_lines_and_spaces_around_lines_leave_a_passage() -> None:
+    first, second = TEXTBOOK_PART[:60], TEXTBOOK_PART[60:]
+    text = answer(f"\n  {first} \t\n \n\n\u3000{second}  \n")
+    assert parse_passages(text) == (f"{first}\n{second}", OUTSIDE_PART)
+
+
+def test_an_error_of_100_000_brackets_is_one_short_message(source: Path, tmp_path: Path, server: Server) -> None:
+    server.faults = [Reply(status=401, body="[" * 100_000)]
+    with pytest.raises(UserError, match="refuses the key") as error:
+        run(source, tmp_path / "out.json", server)
+    assert len(str(error.value)) < 800
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("x" * 201, "the name of the file has more than 200 bytes"),
+        ("高" * 67, "the name of the file has more than 200 bytes"),
+        ("x" * 300 + "/a.json", "cannot be made"),
+    ],
+)
+def test_a_name_that_no_file_can_have_is_told_before_anything_is_asked(
+    name: str, said: str, source: Path, tmp_path: Path, server: Server
+) -> None:
+    with pytest.raises(UserError, match=said):
+        run(source, tmp_path / name, server)
+    assert server.seen == []
+    with pytest.raises(UserError, match="there is no such data file"):
+        run(tmp_path / ("x" * 300), tmp_path / "out.json", server)
+
+
+def test_the_longest_name_is_written_and_set_aside(source: Path, tmp_path: Path, server: Server) -> None:
+    out = tmp_path / ("x" * 195 + ".json")
+    run(source, out, server)
+    server.respond = lambda seen: Reply(body=completion(answer(OUTSIDE_PART, TEXTBOOK_PART)))
+    run(source, out, server, model="other")
+    assert len(list(tmp_path.glob("x*"))) == 2
+
+
 # --- nothing is asked twice -----------------------------------------------------------------------------------------
 
 
