@@ -1,21 +1,21 @@
 """Fine-tune the base model of config.yaml with 4-bit QLoRA to write gaokao questions.
 
 python train_qwen_gaokao.py                                  # one GPU, or a laptop: see without_gpu in config.yaml
-torchrun --nproc_per_node 8 train_qwen_gaokao.py             # all GPUs of a machine (or: accelerate launch ...)
-python train_qwen_gaokao.py --train.resume true              # go on after an interruption
+python train_qwen_gaokao.py                                  # the same command goes on after an interruption
+torchrun --nproc_per_node 8 train_qwen_gaokao.py             # all GPUs of a machine
 python train_qwen_gaokao.py --help                           # every key of config.yaml
 """
 
-import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from gaokao import runs
 from gaokao.config import Resolved, load_config, require_device
-from gaokao.console import banner, next_command, quiet_libraries
-from gaokao.errors import Interrupted, UserError, run_script
-from gaokao.mix import Mixed, Pool, choose, load_pool
+from gaokao.console import banner, closing_line, next_command, quiet_libraries
+from gaokao.errors import Interrupted, run_script
+from gaokao.mix import Pool, load_pool
 from gaokao.records import Record, fingerprint, load_records
-from gaokao.runs import ADAPTER, CHECKPOINTS, git_revision, make_folder, set_aside, versions, write_json
 from gaokao.sources import as_arguments
 
 
@@ -26,78 +26,89 @@ def main(argv: list[str]) -> None:
     records = load_records(config.data.train, purpose="train")
     pool = load_pool(config.data.mix, config.data.mix_ratio, len(records), config.train.seed)
     require_device(resolved)
-    train(resolved, records, pool, next_command("infer_qwen_gaokao.py", argv))
 
-
-def train(resolved: Resolved, records: list[Record], pool: Pool, next_step: str) -> None:
-    """Everything that needs torch."""
     quiet_libraries()
-    from accelerate import PartialState
+    from gaokao import models, training
+
+    models.check_devices(resolved.gpus)
+    processes = training.start_processes(resolved.gpus > 0)
+    runs.make_folder(Path(config.output.dir))
+    with runs.lock(config.run_folder, "train_qwen_gaokao.py") if processes.is_main_process else nullcontext():
+        train(resolved, records, pool, processes, next_command("infer_qwen_gaokao.py", argv))
+        processes.wait_for_everyone()
+
+
+def train(resolved: Resolved, records: list[Record], pool: Pool, processes: Any, next_step: str) -> None:
+    """One process of a training; an earlier run stays in its place until everything that can fail has not."""
+    from accelerate.utils import broadcast_object_list
 
     from gaokao import models, training
-    from gaokao_data.check import summary_line
 
-    config, started = resolved.config, time.time()
-    on_gpu = resolved.gpus > 0
-    models.check_devices(resolved.gpus)
-    state = PartialState(cpu=not on_gpu)
-    device = f"cuda:{state.local_process_index}" if on_gpu else "cpu"
-    say = print if state.is_main_process else lambda *_: None
+    config, run, on_gpu = resolved.config, resolved.config.run_folder, resolved.gpus > 0
+    say = print if processes.is_main_process else lambda *_: None
 
-    # 1. Where it goes: an earlier run of the same name is kept beside the new one.
-    run = config.run_folder
-    checkpoint = training.last_checkpoint(run / CHECKPOINTS) if config.train.resume else None
-    if config.train.resume and checkpoint is None:
-        raise UserError(f"train.resume: {run / CHECKPOINTS} holds no checkpoint; start without --train.resume")
-    if state.is_main_process:
-        make_folder(Path(config.output.dir))
-        aside = None if config.train.resume else set_aside(run)
-        make_folder(run)
-        if aside:
-            say(f"the earlier run was moved to {aside} (to go on with it instead: --train.resume true)")
-    state.wait_for_everyone()
-
-    # 2. What is trained: base, types, attention, and the records that fit.
+    # 1. What is trained: base, types, attention, and the records that fit.
+    device = f"cuda:{processes.local_process_index}" if on_gpu else "cpu"
     dtype = models.choose_dtype(config.model.dtype, on_gpu)
-    attention = models.choose_attention(config.model.attention, on_gpu)
-    with state.main_process_first():
+    attention = models.choose_attention(config.model.attention, on_gpu, dtype.value)
+    with processes.main_process_first():
         base = models.locate_base(
             config.model.base,
             config.model.hub,
             config.model.revision,
             Path(config.output.dir),
             say,
-            trust_remote_code=config.model.trust_remote_code,
+            config.model.trust_remote_code,
         )
+    models.require_context(base, config.train.max_length)
     tokenizer = models.load_tokenizer(base, config.model.trust_remote_code)
-    fitted = training.fit_records(records, tokenizer, config.train.max_length)
-    learn, validation = training.hold_out(fitted.records, config.data.validation_share, config.train.seed)
-    mixed = choose(
+    material = training.gather(
+        records,
         pool,
-        wanted=round(config.data.mix_ratio * len(learn)),
-        length=lambda example: len(training.example_ids(tokenizer, example)),
+        tokenizer,
         max_length=config.train.max_length,
+        validation_share=config.data.validation_share,
+        mix_ratio=config.data.mix_ratio,
+        seed=config.train.seed,
     )
-    say(
-        banner(
-            resolved,
-            device=device if state.num_processes == 1 else f"{state.num_processes} processes, {device} and so on",
-            base=f"{config.model.base}, quantization {config.model.quantization}",
-            dtype=dtype,
-            attention=attention,
-        )
-    )
-    say(
-        f"data      {len(records)} records: {len(learn)} to train on, {len(validation)} to validate, "
-        f"{len(fitted.overlong)} over {config.train.max_length} tokens left out; "
-        f"longest {max(fitted.lengths)} tokens, mean {sum(fitted.lengths) / len(fitted.lengths):.0f}"
-    )
-    for identity, length in fitted.overlong[:5]:
-        say(f"          left out: {identity} ({length} tokens; train.max_length {config.train.max_length})")
-    if state.is_main_process:
+    adapter = models.adapter_record(config.model.base, base, config.model.quantization, tokenizer)
+    named = device if processes.num_processes == 1 else f"{processes.num_processes} processes, {device} and so on"
+    kind = f"{config.model.base}, quantization {config.model.quantization}"
+    say(banner(resolved, device=named, base=kind, dtype=dtype, attention=attention))
+    say(material.text(config.train.max_length))
+    if processes.is_main_process:
+        from gaokao_data.check import summary_line
+
         say(summary_line(records, as_arguments(config.data.train)))
-    if mixed.record:
-        say(f"mix       {mixed.text}")
+
+    # 2. New, from a checkpoint, or finished: the first process decides for all.
+    record = runs.new_record(
+        config.model_dump(),
+        decisive={
+            "model.base": adapter.base_fingerprint[:16],
+            "model.quantization": config.model.quantization,
+            "model.dtype": dtype.value,
+            "model.attention": attention.value,
+            "data.train": fingerprint(records)[:16],
+            "data.validation_share": config.data.validation_share,
+            **material.fingerprints(),
+            "processes": processes.num_processes,
+        },
+        replaced_without_gpu=resolved.replaced,
+        adapter=vars(adapter),
+        data={"file": config.data.train, "records": len(records), **material.record()},
+        dtype=dtype._asdict(),
+        attention=attention._asdict(),
+    )
+    start = runs.Start()
+    if processes.is_main_process:
+        found = training.find_checkpoints(run / runs.CHECKPOINTS, processes.num_processes, dtype.value == "fp16")
+        start = runs.plan_start(run, config.train.resume, record, found.newest)
+        say(f"run       {start.text}" + "".join(f"; {path} is passed over: {fault}" for path, fault in found.broken))
+    (start,) = broadcast_object_list([start])
+    if start.finished:
+        say(f"next      {next_step}")
+        return
 
     # 3. The trainer: 4-bit base, LoRA adapter in fp32, loss on the completion only.
     model = models.load_base(
@@ -109,84 +120,59 @@ def train(resolved: Resolved, records: list[Record], pool: Pool, next_step: str)
         trust_remote_code=config.model.trust_remote_code,
     )
     models.keep_4bit_layout(model)
-    arguments = training.sft_arguments(
-        folder=run / CHECKPOINTS,
-        dtype=dtype.value,
-        on_gpu=on_gpu,
-        validate=bool(validation),
-        **config.train.model_dump(exclude={"resume"}),
+    batch = training.Batch(
+        config.train.effective_batch, config.train.per_device_train_batch_size, processes.num_processes
     )
     trainer = training.build_trainer(
         model=model,
         tokenizer=tokenizer,
-        arguments=arguments,
+        arguments=training.sft_arguments(
+            folder=run / runs.CHECKPOINTS,
+            dtype=dtype.value,
+            on_gpu=on_gpu,
+            validate=bool(material.validation),
+            gradient_accumulation_steps=batch.accumulated,
+            **config.train.model_dump(exclude=training.OWN_KEYS),
+        ),
         lora=training.lora_config(**config.lora.model_dump()),
-        train=learn,
-        validation=validation,
-        mixed=mixed.examples,
+        train=material.learn,
+        validation=material.validation,
+        mixed=material.mixed.examples,
+        keep=config.train.keep,
+        early_stopping=config.train.early_stopping,
     )
     tokens = training.count_tokens(trainer.train_dataset)
+    steps = start.steps or batch.steps(tokens["rows"], config.train.num_train_epochs, config.train.max_steps)
     say(f"training  {tokens['tokens']} tokens in {tokens['rows']} rows; {training.trainable_text(trainer.model)}")
+    say(batch.text(steps))
 
-    # 4. Train; Ctrl-C keeps a checkpoint.
-    steps = training.fit(trainer, checkpoint)
-    finished = steps >= trainer.state.max_steps
-    if not finished:
-        kept = training.last_checkpoint(run / CHECKPOINTS)
-        where = f"the checkpoint {kept} is kept; go on with --train.resume true" if kept else "no step was finished"
-        raise Interrupted(f"after {steps} of {trainer.state.max_steps} steps; {where}")
+    # 4. Train. The record stands there from the first step on: a resumed run is compared with it.
+    record |= {"steps_planned": steps, "tokens": tokens, "spans": [*start.spans]}
+    if processes.is_main_process:
+        say(runs.open_run(run, record, new=start.checkpoint is None))
+        training.remove_broken(found)
+    processes.wait_for_everyone()
+    span = training.fit(trainer, start.checkpoint, steps, config.train.save_minutes)
+    record |= {"steps": span.last_step, "history": trainer.state.log_history}
+    record["spans"] += [span._asdict()] if span.tokens else []
+    if not span.finished:
+        if processes.is_main_process:
+            runs.write_json(run / runs.RUN_RECORD, record | {"status": "interrupted"})
+        raise Interrupted(f"after {span.last_step} of {steps} steps, all of them saved; the same command goes on")
 
     # 5. Adapter, loss curve, run record.
-    if state.is_main_process:
-        record = models.adapter_record(config.model.base, base, config.model.quantization, tokenizer)
-        models.save_adapter(trainer.model, tokenizer, record, run / ADAPTER)
+    step, why = training.keep_step(trainer, config.train.keep)
+    if processes.is_main_process:
+        models.save_adapter(trainer.model, tokenizer, adapter, run / runs.ADAPTER)
         training.plot_loss(trainer.state.log_history, run / "loss.png")
-        metrics = training.final_metrics(trainer.state.log_history)
-        write_json(
-            run / "run.json",
-            run_record(resolved, records, fitted, learn, validation, mixed, tokens)
-            | {
-                "dtype": dtype._asdict(),
-                "attention": attention._asdict(),
-                "processes": state.num_processes,
-                "adapter": vars(record),
-                "metrics": metrics,
-                "seconds": round(time.time() - started, 1),
-                "history": trainer.state.log_history,
-            },
-        )
-        say(f"result    {training.metrics_text(metrics)}, {time.time() - started:.0f} s")
-        say(f"files     {run / ADAPTER}, {run / 'loss.png'}, {run / 'run.json'}")
+        metrics = training.final_metrics(trainer.state, span)
+        record |= {"status": "finished", "adapter_step": step, "adapter_step_reason": why, "metrics": metrics}
+        runs.write_json(run / runs.RUN_RECORD, record)
+        say(f"result    {training.metrics_text(metrics)}; {span.seconds:.0f} s for {span.steps} steps")
+        say(f"adapter   of step {step} of {span.last_step}: {why}")
+        say(f"files     {run / runs.ADAPTER}, {run / 'loss.png'}, {run / runs.RUN_RECORD}")
         say(f"next      {next_step}")
-    state.wait_for_everyone()
-
-
-def run_record(
-    resolved: Resolved,
-    records: list[Record],
-    fitted: Any,
-    learn: list[Record],
-    validation: list[Record],
-    mixed: Mixed,
-    tokens: dict[str, int],
-) -> dict[str, Any]:
-    """What the run was made from."""
-    return {
-        "config": resolved.config.model_dump(),
-        "replaced_without_gpu": {key: list(pair) for key, pair in resolved.replaced.items()},
-        "data": {
-            "file": resolved.config.data.train,
-            "fingerprint": fingerprint(records),
-            "records": len(records),
-            "train": len(learn),
-            "validation": [record.id for record in validation],
-            "overlong": [{"id": identity, "tokens": length} for identity, length in fitted.overlong],
-            "mix": mixed.record,
-            "tokens": tokens,
-        },
-        "versions": versions(),
-        "git_revision": git_revision(),
-    }
+        say(*filter(None, [closing_line(resolved)]))
 
 
 if __name__ == "__main__":

@@ -9,14 +9,25 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from gaokao.errors import UserError
+from gaokao.errors import UserError, faults_text
 
 # What stands in the folder of a run; both scripts and the README use these names.
 CHECKPOINTS, ADAPTER, GENERATED, GENERATED_BASE = "checkpoints", "adapter", "generated", "generated_base"
+RUN_RECORD = "run.json"
+
+# What a run may change when it goes on: how far it goes, what it writes and looks at, and what costs memory for time.
+# Everything else in these sections decides the weights.
+FREE_KEYS = {
+    "train.num_train_epochs", "train.max_steps", "train.early_stopping", "train.keep", "train.resume",
+    "train.logging_steps", "train.eval_steps", "train.save_steps", "train.save_minutes", "train.save_total_limit",
+    "train.gradient_checkpointing",
+}  # fmt: skip
+# A finished run is trained further, or its other adapter kept, where one of these changes.
+GOAL_KEYS = ("train.num_train_epochs", "train.max_steps", "train.early_stopping", "train.keep")
 
 RECORDED_PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "accelerate", "flash-attn")
 
@@ -107,6 +118,129 @@ def set_aside(path: Path, unless_only: Iterable[str] = ()) -> Path | None:
         number += 1
     os.replace(path, target)
     return target
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The run record in a folder, or `None` where there is none that can be read."""
+    try:
+        record = json.loads((folder / RUN_RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def new_record(config: dict[str, Any], decisive: dict[str, Any], **facts: Any) -> dict[str, Any]:
+    """The record of a run that starts.
+
+    Args:
+        config: the resolved configuration as plain values.
+        decisive: what decides the weights beside lora and train, by key: fingerprints, choices, processes.
+        facts: more to write down.
+    """
+    sections = {f"{name}.{key}": value for name in ("lora", "train") for key, value in config[name].items()}
+    decisive = {key: value for key, value in sections.items() if key not in FREE_KEYS} | decisive
+    record = {
+        "status": "running",
+        "decisive": decisive,
+        "goal": {key: sections[key] for key in GOAL_KEYS},
+        "config": config,
+        **facts,
+        "versions": versions(),
+        "git_revision": git_revision(),
+        "spans": [],
+    }
+    # As the file will spell it (a list for a tuple), so that it can be compared with what was read from one.
+    spelt: dict[str, Any] = json.loads(json.dumps(record))
+    return spelt
+
+
+class Start(NamedTuple):
+    """How a training begins: new, from a checkpoint, or not at all because it is finished."""
+
+    text: str = "starts new"
+    checkpoint: Path | None = None
+    finished: bool = False
+    spans: tuple[Any, ...] = ()
+    """What was trained before."""
+    steps: int | None = None
+    """Where a finished run ended, if it only gets another adapter; `None`: as the configuration says."""
+
+
+def plan_start(folder: Path, resume: bool | str, asked: dict[str, Any], newest: Path | None) -> Start:
+    """Decide whether a training goes on, starts new, or has nothing left to do.
+
+    Args:
+        folder: of the run.
+        resume: `train.resume`: `auto`, true or false.
+        asked: the record of what this command asks for; an interrupted run goes on only where all that is decisive is
+            unchanged.
+        newest: the newest whole checkpoint.
+
+    Raises:
+        UserError: `resume` is true and there is nothing to go on from; or the interrupted run was another one.
+    """
+    record = read_record(folder) if resume is not False else None
+    if record is None or newest is None or not isinstance(before := record.get("decisive"), dict):
+        if resume is True:
+            raise UserError(f"train.resume: {folder} holds no whole checkpoint to go on from; leave it at auto")
+        return Start()
+    now, goal = asked["decisive"], asked["goal"]
+    changed = [
+        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
+    done = record.get("status") == "finished"
+    if changed and done and resume == "auto":
+        return Start()
+    if changed:
+        raise UserError(
+            faults_text(
+                f"the {'finished' if done else 'interrupted'} run in {folder} is another one than this command asks for. Put "
+                "these back to go on with it, or start new with --train.resume false (it is set aside) or under another "
+                "name, --output.run NAME:",
+                changed,
+            )
+        )
+    before_goal = record.get("goal", {})
+    spans = tuple(record.get("spans", ()))
+    if not done or any(before_goal.get(key) != goal[key] for key in GOAL_KEYS if key != "train.keep"):
+        return Start(f"goes on from {newest} (to start new instead: --train.resume false)", newest, False, spans)
+    if before_goal == goal and (folder / ADAPTER).is_dir():
+        text = (
+            f"{folder} is finished, after {record.get('steps')} steps: nothing to train. Train it again: --train.resume "
+            "false; further: a larger --train.num_train_epochs or --train.max_steps"
+        )
+        return Start(text, newest, True, spans)
+    return Start(f"{folder} is finished; only its adapter is written again", newest, False, spans, step_of(newest))
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step that a checkpoint was written at."""
+    return int(checkpoint.name.rsplit("-", 1)[1])
+
+
+def open_run(run: Path, record: dict[str, Any], new: bool) -> str:
+    """Write the record of a run that starts, after setting aside what stands in the place of a new one.
+
+    Args:
+        run: its folder.
+        record: what it is made from.
+        new: whether it starts from the beginning.
+
+    Returns:
+        What to say: where an earlier run is now, or where this one is.
+
+    Raises:
+        UserError: the folder cannot be written to, or questions are being generated in it.
+    """
+    aside = None
+    if new and run.exists():
+        with lock(run / GENERATED, "train_qwen_gaokao.py"), lock(run / GENERATED_BASE, "train_qwen_gaokao.py"):
+            aside = set_aside(run, unless_only=(GENERATED_BASE, f".{GENERATED}.lock", f".{GENERATED_BASE}.lock"))
+    make_folder(run)
+    write_json(run / RUN_RECORD, record)
+    return f"folder    {run}" + (f"; the earlier run was moved to {aside}" if aside else "")
 
 
 def versions() -> dict[str, str]:

@@ -1,26 +1,52 @@
-"""Fine-tuning: what is trained on, the trainer and its callbacks, the loss curve."""
+"""Fine-tuning: what is trained on, the trainer and its callbacks, whole checkpoints, the loss curve."""
 
 import contextlib
+import hashlib
+import json
 import math
 import os
 import random
+import shutil
 import signal
+import time
+import zipfile
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
 import torch
 import torch.distributed as dist
-from peft import LoraConfig
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
+from accelerate import PartialState
+from peft import LoraConfig, set_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, TrainerCallback, TrainerState
 from trl import SFTConfig, SFTTrainer
 
 from gaokao.errors import UserError
+from gaokao.mix import Mixed, Pool, choose
 from gaokao.models import trainable_in_fp32
 from gaokao.prompts import Example, format_chat
 from gaokao.records import Record
+from gaokao.runs import step_of
+
+# Below this number an optimizer has hardly left its warm-up, whatever the loss says.
+FEW_STEPS = 20
+# A GradScaler starts at 2^16 and halves its scale at every overflow: after so many in a row the scale is not the reason.
+OVERFLOWS_IN_A_ROW = 25
+# Other processes wait while the first one downloads 29 GB; with NCCL's own ten minutes they would be killed.
+PROCESS_TIMEOUT = timedelta(hours=12)
+
+
+def start_processes(on_gpu: bool) -> PartialState:
+    """Join the processes that torchrun or accelerate started, one a device; alone without them."""
+    return PartialState(cpu=not on_gpu, timeout=PROCESS_TIMEOUT)
+
+
+# Keys of the section train that trl's settings do not have.
+OWN_KEYS = {"effective_batch", "save_minutes", "keep", "early_stopping", "resume"}
 
 
 class Fitted(NamedTuple):
@@ -70,9 +96,119 @@ def hold_out(records: Sequence[Record], share: float, seed: int) -> tuple[list[R
     return train, [record for index, record in enumerate(records) if index in chosen]
 
 
+class Material(NamedTuple):
+    """What a run learns from and is validated on."""
+
+    learn: list[Record]
+    validation: list[Record]
+    mixed: Mixed
+    fitted: Fitted
+
+    def text(self, max_length: int) -> str:
+        """Counts, and the first records that are left out, as lines for a screen."""
+        lengths, overlong = self.fitted.lengths, self.fitted.overlong
+        lines = [
+            f"data      {len(lengths) + len(overlong)} records: {len(self.learn)} to train on, {len(self.validation)} to "
+            f"validate, {len(overlong)} over {max_length} tokens left out; longest {max(lengths)} tokens, mean "
+            f"{sum(lengths) / len(lengths):.0f}"
+        ]
+        lines += [f"          left out: {identity} ({length} tokens)" for identity, length in overlong[:5]]
+        if len(overlong) > 5:
+            lines.append(f"          and {len(overlong) - 5} more; all of them are in run.json (train.max_length)")
+        if self.mixed.record:
+            lines.append(f"mix       {self.mixed.text}")
+        return "\n".join(lines)
+
+    def record(self) -> dict[str, Any]:
+        """What `run.json` says of it."""
+        return {
+            "train": len(self.learn),
+            "validation": [record.id for record in self.validation],
+            "overlong": [{"id": identity, "tokens": length} for identity, length in self.fitted.overlong],
+            "mix": self.mixed.record,
+        }
+
+    def fingerprints(self) -> dict[str, str | None]:
+        """What tells prompts and chats from others; the records have a fingerprint of their own."""
+        prompts = [format_chat(record)["prompt"] for record in self.fitted.records]
+        chats = self.mixed.examples if self.mixed.record else None
+        digests = [
+            hashlib.sha256(json.dumps(texts, ensure_ascii=False, sort_keys=True).encode()).hexdigest()[:16]
+            for texts in (prompts, chats)
+        ]
+        return {"the prompt's wording": digests[0], "data.mix": digests[1]}
+
+
+def gather(
+    records: Sequence[Record],
+    pool: Pool,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    validation_share: float,
+    mix_ratio: float,
+    seed: int,
+) -> Material:
+    """Leave out what does not fit, hold out what is validated on, and take the general chats that are mixed in.
+
+    Raises:
+        UserError: no record, or none of the chats, fits.
+    """
+    fitted = fit_records(records, tokenizer, max_length)
+    learn, validation = hold_out(fitted.records, validation_share, seed)
+    mixed = choose(
+        pool,
+        wanted=round(mix_ratio * len(learn)),
+        length=lambda example: len(example_ids(tokenizer, example)),
+        max_length=max_length,
+    )
+    return Material(learn, validation, mixed, fitted)
+
+
 def as_dataset(records: Sequence[Record], mixed: Sequence[Example] = ()) -> datasets.Dataset:
     """Records, and other examples after them, in trl's conversational prompt-completion form."""
     return datasets.Dataset.from_list([*(dict(format_chat(record)) for record in records), *map(dict, mixed)])
+
+
+class Batch(NamedTuple):
+    """How the rows that an optimizer step learns from come together."""
+
+    wanted: int
+    """`train.effective_batch`."""
+    per_device: int
+    processes: int
+
+    @property
+    def at_once(self) -> int:
+        """Rows that all processes take together."""
+        return self.per_device * self.processes
+
+    @property
+    def accumulated(self) -> int:
+        """Batches whose gradients are summed: as near to `wanted` rows as `at_once` allows, one at least."""
+        return max(1, round(self.wanted / self.at_once))
+
+    def steps(self, rows: int, epochs: float, max_steps: int | None) -> int:
+        """Optimizer steps of a whole run: `max_steps`, or those of so many epochs as the Trainer counts them."""
+        if max_steps is not None:
+            return max_steps
+        return math.ceil(epochs * math.ceil(math.ceil(rows / self.at_once) / self.accumulated))
+
+    def text(self, steps: int) -> str:
+        """The effective batch and its parts, with a warning where so few steps hardly train."""
+        rows = self.at_once * self.accumulated
+        text = (
+            f"batch     {rows} rows for each of {steps} optimizer steps: {self.per_device} a device x {self.processes} "
+            f"process(es) x {self.accumulated} accumulated"
+        )
+        if rows != self.wanted:
+            text += f"; train.effective_batch {self.wanted} is no multiple of the {self.at_once} rows taken at once"
+        if steps < FEW_STEPS:
+            text += (
+                f"\nWARNING   {steps} optimizer steps hardly train anything; {FEW_STEPS} are the least that makes sense. "
+                f"Lower train.effective_batch (now {self.wanted}), raise train.num_train_epochs, or add items"
+            )
+        return text
 
 
 def sft_arguments(
@@ -83,6 +219,7 @@ def sft_arguments(
     validate: bool,
     max_steps: int | None,
     eval_steps: int | None,
+    gradient_accumulation_steps: int,
     per_device_train_batch_size: int,
     gradient_checkpointing: bool,
     seed: int,
@@ -97,7 +234,8 @@ def sft_arguments(
         validate: whether there are validation records.
         max_steps: optimizer steps, or `None` to count epochs.
         eval_steps: optimizer steps between validations, or `None` for the end of each epoch.
-        per_device_train_batch_size: rows per device and step, in validation too.
+        gradient_accumulation_steps: batches for each optimizer step.
+        per_device_train_batch_size: rows per device and batch.
         gradient_checkpointing: recompute activations in the backward pass.
         seed: of weights, dropout and order.
         named_alike: settings that trl calls by the same name (learning_rate, packing, ...).
@@ -106,7 +244,9 @@ def sft_arguments(
         output_dir=str(folder),
         max_steps=-1 if max_steps is None else max_steps,
         per_device_train_batch_size=per_device_train_batch_size,
-        per_device_eval_batch_size=per_device_train_batch_size,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        # One row at a time: `_PerTokenValidation` weighs each by its tokens, and the peak is never that of validation.
+        per_device_eval_batch_size=1,
         # The name that transformers gives gradient checkpointing since 5.20.
         activation_checkpointing=gradient_checkpointing,
         seed=seed,
@@ -122,6 +262,11 @@ def sft_arguments(
         # Otherwise the Trainer replaces NaN by the last good loss, and nobody sees it.
         logging_nan_inf_filter=False,
         save_strategy="steps",
+        # Makes the Trainer remember the best step; `OnValidation` saves it, and rotation spares it.
+        metric_for_best_model="eval_loss" if validate else None,
+        greater_is_better=False if validate else None,
+        # Kept in checkpoints, so that a resumed run knows what it has seen; trl's own count starts at 0 again.
+        include_num_input_tokens_seen="non_padding",
         report_to="none",
         dataloader_pin_memory=on_gpu,
         **named_alike,
@@ -159,27 +304,74 @@ class Progress(ProgressCallback):
 class StopOnNan(TrainerCallback):
     """Stop when the loss is not a number: the adapter is lost from that step on."""
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Raise on a loss, validation loss or gradient norm that is NaN or infinite."""
-        for key in ("loss", "eval_loss", "grad_norm"):
-            value = (logs or {}).get(key)
-            if value is not None and not math.isfinite(value):
-                raise UserError(
-                    f"{key} became {value} at step {state.global_step}: training stopped. Lower train.learning_rate "
-                    f"(now {args.learning_rate:g}), and on an fp16 GPU try model.dtype: fp32; earlier checkpoints are "
-                    f"in {args.output_dir}"
-                )
-
-
-class StopOnSignal(TrainerCallback):
-    """Ctrl-C ends training after the running step with a checkpoint; a second one ends it at once."""
-
     def __init__(self) -> None:
+        self.overflows = 0
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Raise on a loss or validation loss that is NaN or infinite, and on such a gradient norm.
+
+        With fp16 an infinite norm is how a GradScaler finds its scale: that step is skipped and nothing is lost, so
+        only many in a row count.
+        """
+        logs = logs or {}
+        for key in ("loss", "eval_loss"):
+            if key in logs and not math.isfinite(logs[key]):
+                self._stop(key, logs[key], args, state)
+        if "grad_norm" in logs:
+            finite = math.isfinite(logs["grad_norm"])
+            self.overflows = 0 if finite else self.overflows + 1
+            if self.overflows >= (OVERFLOWS_IN_A_ROW if args.fp16 else 1):
+                self._stop("grad_norm", logs["grad_norm"], args, state)
+
+    def _stop(self, key: str, value: float, args: Any, state: Any) -> None:
+        # fp32 would double the 3 GB that a 14B keeps unquantized and the activations with it: 16 GB cannot hold that.
+        narrow = (
+            "; fp16 overflows easily: a GPU with bf16 (Ampere or newer) does not, and a 7B base fits 16 GB with "
+            "model.dtype: fp32"
+            if args.fp16
+            else ""
+        )
+        raise UserError(
+            f"{key} became {value} at step {state.global_step}: training stopped. Lower train.learning_rate (now "
+            f"{args.learning_rate:g}) and start new with --train.resume false{narrow}. Earlier checkpoints are in "
+            f"{args.output_dir}"
+        )
+
+
+class OnValidation(TrainerCallback):
+    """Save a step with a lower validation loss than all before it, and stop when there was none for a while."""
+
+    def __init__(self, keep_best: bool, patience: int | None) -> None:
+        self.keep_best = keep_best
+        self.patience = patience
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        """Decide by the history, which a resumed run has as well."""
+        _, validation = curves(state.log_history)
+        best = min(range(len(validation)), key=lambda number: validation[number][1])
+        since = len(validation) - 1 - best
+        if self.keep_best and since == 0:
+            control.should_save = True
+        if self.patience is not None and since >= self.patience:
+            control.should_training_stop = True
+            control.should_save = True
+
+
+class SaveInTime(TrainerCallback):
+    """Save when `minutes` have passed or a signal asked to stop, on all processes at the same step.
+
+    The first Ctrl-C (or SIGTERM, which torchrun and batch systems send) ends training after the running step with a
+    checkpoint; a second one ends it at once.
+    """
+
+    def __init__(self, minutes: float | None) -> None:
+        self.seconds = math.inf if minutes is None else 60 * minutes
+        self.saved = time.monotonic()
         self.asked = False
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Catch SIGINT and SIGTERM (what torchrun and batch systems send) while training."""
+        """Catch SIGINT and SIGTERM while training."""
         numbers = (signal.SIGINT, signal.SIGTERM)
         before = [signal.signal(number, self._ask) for number in numbers]
         try:
@@ -194,14 +386,43 @@ class StopOnSignal(TrainerCallback):
         self.asked = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Save and stop, on all processes at the same step."""
+        """Save, and stop where that was asked."""
+        due = time.monotonic() - self.saved >= self.seconds
         if dist.is_available() and dist.is_initialized():
-            flag = torch.tensor([self.asked], dtype=torch.int32, device=args.device)
-            dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-            self.asked = bool(flag.item())
-        if self.asked:
+            flags = torch.tensor([self.asked, due], dtype=torch.int32, device=args.device)
+            dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+            self.asked, due = (bool(flag) for flag in flags.tolist())
+        if self.asked or due:
             control.should_save = True
+        if self.asked:
             control.should_training_stop = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """An interrupted epoch has not ended: a validation here is one that an unbroken run does not have."""
+        if self.asked:
+            control.should_evaluate = False
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Count from here."""
+        self.saved = time.monotonic()
+
+
+class _PerTokenValidation(SFTTrainer):
+    """trl's trainer with a validation loss per completion token, as the training loss is.
+
+    The Trainer takes the mean over rows of each row's mean, so that a token of a short row would count for more. Here
+    each row's mean is weighed by its share of the tokens.
+    """
+
+    def prediction_step(
+        self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Any, Any, Any]:
+        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        return loss * (inputs["labels"] != -100).sum().to(loss.device) / self.mean_tokens, logits, labels
+
+    def weigh_rows(self) -> None:
+        """Measure the validation rows; called once they are tokenized."""
+        self.mean_tokens = count_tokens(self.eval_dataset)["completion_tokens"] / len(self.eval_dataset)
 
 
 def build_trainer(
@@ -213,8 +434,10 @@ def build_trainer(
     train: Sequence[Record],
     validation: Sequence[Record],
     mixed: Sequence[Example] = (),
+    keep: str = "last",
+    early_stopping: int | None = None,
 ) -> SFTTrainer:
-    """trl's trainer with the adapter in fp32 and callbacks for progress and NaN.
+    """trl's trainer with the adapter in fp32 and callbacks for progress, NaN and validation.
 
     Args:
         model: the base.
@@ -224,13 +447,15 @@ def build_trainer(
         train: what is learnt.
         validation: what the validation loss is measured on; may be empty.
         mixed: general chats learnt beside the records, never validated on.
+        keep: `best` saves every step with the lowest validation loss so far.
+        early_stopping: validations without a lower loss that end the training, or `None`.
 
     Raises:
         UserError: the adapter's target modules are not in the model.
     """
     datasets.disable_progress_bars()
     try:
-        trainer = SFTTrainer(
+        trainer = _PerTokenValidation(
             model=model,
             args=arguments,
             processing_class=tokenizer,
@@ -250,33 +475,94 @@ def build_trainer(
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Progress())
     trainer.add_callback(StopOnNan())
+    if validation:
+        trainer.weigh_rows()
+        trainer.add_callback(OnValidation(keep == "best", early_stopping))
     return trainer
 
 
-def fit(trainer: SFTTrainer, checkpoint: Path | None) -> int:
-    """Train, from a checkpoint where one is given, and validate once more at the end; returns the steps done.
+class Span(NamedTuple):
+    """What one call of `fit` did: a run that was interrupted has several."""
 
-    Fewer steps than `trainer.state.max_steps` mean that Ctrl-C or SIGTERM stopped it, with a checkpoint.
+    first_step: int
+    last_step: int
+    finished: bool
+    """Every step is done, or early stopping ended the run; otherwise a signal stopped it, with a checkpoint."""
+    tokens: int
+    """Read in this span, without padding, on all processes."""
+    seconds: float
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of this span."""
+        return self.last_step - self.first_step
+
+
+def fit(trainer: SFTTrainer, checkpoint: Path | None, steps: int, save_minutes: float | None = None) -> Span:
+    """Train to step number `steps`, from a checkpoint where one is given; one that is there already trains no step more.
 
     Raises:
         UserError: the loss became NaN, or the GPU's memory is too small.
     """
-    stop = StopOnSignal()
-    trainer.add_callback(stop)
+    if checkpoint is not None and step_of(checkpoint) >= steps:
+        trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        load_weights(trainer.model, checkpoint)
+        return Span(trainer.state.global_step, trainer.state.global_step, True, 0, 0.0)
+    watch, started = SaveInTime(save_minutes), time.monotonic()
+    before = _Before()
+    trainer.add_callback(watch)
+    trainer.add_callback(before)
     try:
-        with stop.listening():
+        with watch.listening():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.cuda.OutOfMemoryError as error:
         raise UserError(
             "the GPU ran out of memory; in this order: train.per_device_train_batch_size: 1, "
             "train.gradient_checkpointing: true, a smaller train.max_length, a smaller lora.r, a smaller model.base"
         ) from error
-    steps: int = trainer.state.global_step
-    _, validation = curves(trainer.state.log_history)
-    unseen = not validation or validation[-1][0] != steps
-    if steps >= trainer.state.max_steps and trainer.eval_dataset is not None and unseen:
-        trainer.evaluate()
-    return steps
+    return Span(
+        before.step,
+        trainer.state.global_step,
+        not watch.asked or trainer.state.global_step >= steps,
+        trainer.state.num_input_tokens_seen - before.tokens,
+        time.monotonic() - started,
+    )
+
+
+class _Before(TrainerCallback):
+    """Where a span starts, which is known once its checkpoint has been read."""
+
+    def __init__(self) -> None:
+        self.step = self.tokens = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note it."""
+        self.step, self.tokens = state.global_step, state.num_input_tokens_seen
+
+
+def load_weights(model: torch.nn.Module, checkpoint: Path) -> None:
+    """Put the adapter of a checkpoint into the model."""
+    set_peft_model_state_dict(model, load_file(checkpoint / "adapter_model.safetensors"))
+
+
+def keep_step(trainer: SFTTrainer, keep: str) -> tuple[int, str]:
+    """Give the model the adapter that is to be kept; returns the step that it is of, and why that one.
+
+    Args:
+        trainer: after training.
+        keep: `best` (the lowest validation loss) or `last`.
+    """
+    last, best = int(trainer.state.global_step), trainer.state.best_global_step
+    if keep == "last":
+        return last, "the last step, as train.keep says"
+    if not best:
+        return last, "the last step, because nothing was validated"
+    checkpoint = Path(trainer.args.output_dir) / f"checkpoint-{best}"
+    if best != last and not checkpoint.is_dir():
+        return last, f"the last step: step {best} had the lowest validation loss, but train.keep was last and lost it"
+    if best != last:
+        load_weights(trainer.model, checkpoint)
+    return int(best), "the lowest validation loss"
 
 
 def trainable_text(model: torch.nn.Module) -> str:
@@ -286,17 +572,23 @@ def trainable_text(model: torch.nn.Module) -> str:
     return f"{trainable / 1e6:.1f}M trainable parameters in {' and '.join(sorted(dtypes))}"
 
 
-def final_metrics(history: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """First and last losses, and the Trainer's own totals."""
-    train, validation = curves(history)
-    metrics = {"train_loss_first": train[0][1], "train_loss_last": train[-1][1]} if train else {}
+def final_metrics(state: TrainerState, span: Span) -> dict[str, float]:
+    """First, last and best losses and tokens of the whole run, and the speed of its last span.
+
+    Args:
+        state: of the Trainer, which a resumed run takes up from its checkpoint.
+        span: what was done since the last start.
+    """
+    train, validation = curves(state.log_history)
+    metrics: dict[str, float] = {"tokens_seen": state.num_input_tokens_seen}
+    if train:
+        metrics |= {"train_loss_first": train[0][1], "train_loss_last": train[-1][1]}
     if validation:
-        metrics |= {"validation_loss_first": validation[0][1], "validation_loss_last": validation[-1][1]}
-    totals: dict[str, Any] = next((entry for entry in reversed(history) if "train_runtime" in entry), {})
-    tokens = max((entry.get("num_tokens", 0) for entry in history), default=0)
-    if totals:
-        metrics |= {"train_seconds": totals["train_runtime"], "tokens_seen": tokens}
-        metrics["tokens_per_second"] = round(tokens / totals["train_runtime"], 1)
+        losses = [loss for _, loss in validation]
+        metrics |= {"validation_loss_first": losses[0], "validation_loss_last": losses[-1]}
+        metrics["validation_loss_best"] = min(losses)
+    if span.tokens:
+        metrics["tokens_per_second"] = round(span.tokens / span.seconds, 1)
     return metrics
 
 
@@ -326,10 +618,52 @@ def count_tokens(dataset: datasets.Dataset) -> dict[str, int]:
     }
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint of a run, or `None`."""
-    found = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    return Path(found) if found else None
+class Checkpoints(NamedTuple):
+    """The newest whole checkpoint of a run, and newer ones that are not whole, each with what is wrong."""
+
+    newest: Path | None
+    broken: list[tuple[Path, str]]
+
+
+def find_checkpoints(folder: Path, processes: int, fp16: bool) -> Checkpoints:
+    """Look for the newest checkpoint that a run of so many processes can go on from exactly.
+
+    The Trainer writes a checkpoint in place, file by file, and looks at nothing but the number when it resumes: a
+    missing optimizer state would be a fresh one, a missing random state other dropout.
+    """
+    numbered = [path for path in folder.glob("checkpoint-*") if path.is_dir() and path.name[11:].isdecimal()]
+    broken: list[tuple[Path, str]] = []
+    for path in sorted(numbered, key=step_of, reverse=True):
+        fault = _what_is_broken(path, processes, fp16)
+        if not fault:
+            return Checkpoints(path, broken)
+        broken.append((path, fault))
+    return Checkpoints(None, broken)
+
+
+def _what_is_broken(checkpoint: Path, processes: int, fp16: bool) -> str:
+    random_states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
+    for name in ["optimizer.pt", "scheduler.pt", *random_states, *(["scaler.pt"] if fp16 else [])]:
+        # torch.save writes a zip file, whose directory stands at its end.
+        if not zipfile.is_zipfile(checkpoint / name):
+            return f"{name} is missing or cut off"
+    try:
+        with safe_open(checkpoint / "adapter_model.safetensors", framework="pt"):
+            pass
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        return f"{Path(str(error.filename or 'adapter_model.safetensors')).name} is missing"
+    except (OSError, ValueError, SafetensorError):
+        return "adapter_model.safetensors or trainer_state.json is cut off"
+    if not isinstance(state, dict) or state.get("global_step") != step_of(checkpoint):
+        return "trainer_state.json is of another step"
+    return ""
+
+
+def remove_broken(checkpoints: Checkpoints) -> None:
+    """Delete what cannot be gone on from, so that no file of it is taken for one of the checkpoint written next."""
+    for path, _ in checkpoints.broken:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def curves(history: Sequence[dict[str, Any]]) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:

@@ -1,16 +1,24 @@
 """Fine-tuning learns the completion only, keeps every record whole, and is repeatable, also with validation in 4 bit."""
 
 import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import ROOT, record_row
+from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from gaokao import models, training
+from gaokao.config import TrainConfig
 from gaokao.errors import UserError
+from gaokao.mix import Mixed, Pool
 from gaokao.prompts import format_chat, render
 from gaokao.records import Raw, Record, load_records, parse_record
 
@@ -22,11 +30,14 @@ def records(count: int) -> list[Record]:
     return [record for record in made if record is not None]
 
 
-def trainer(base: Path, folder: Path, *, validation: int = 0, dtype: str = "fp32", **changes: Any) -> Any:
+def trainer(
+    base: Path, folder: Path, *, validation: int = 0, dtype: str = "fp32", dropout: float = 0.0, **changes: Any
+) -> Any:
     """The project's own trainer on the small base, a few steps."""
     settings: dict[str, Any] = {
         "max_steps": 4,
         "eval_steps": 2,
+        "gradient_accumulation_steps": 1,
         "per_device_train_batch_size": 2,
         "gradient_checkpointing": False,
         "seed": 1,
@@ -37,6 +48,8 @@ def trainer(base: Path, folder: Path, *, validation: int = 0, dtype: str = "fp32
         "save_steps": 100,
         "logging_steps": 1,
     }
+    ours = {key: changes.pop(key) for key in ("keep", "early_stopping", "mixed") if key in changes}
+    learn = changes.pop("learn", records(12))
     model = models.load_base(base, quantization="nf4", dtype=dtype, attention="sdpa", device="cpu")
     models.keep_4bit_layout(model)
     return training.build_trainer(
@@ -45,10 +58,15 @@ def trainer(base: Path, folder: Path, *, validation: int = 0, dtype: str = "fp32
         arguments=training.sft_arguments(
             folder=folder, dtype=dtype, on_gpu=False, validate=validation > 0, **(settings | changes)
         ),
-        lora=training.lora_config(r=4, alpha=8, dropout=0.0, target_modules="all-linear"),
-        train=records(12),
+        lora=training.lora_config(r=4, alpha=8, dropout=dropout, target_modules="all-linear"),
+        train=learn,
         validation=records(20)[12 : 12 + validation],
+        **ours,
     )
+
+
+def fit(built: Any, checkpoint: Path | None = None, minutes: float | None = None) -> training.Span:
+    return training.fit(built, checkpoint, built.args.max_steps, minutes)
 
 
 def losses(built: Any) -> list[float]:
@@ -100,9 +118,9 @@ def test_trainable_parameters_are_the_adapter_in_fp32(small_base: Path, tmp_path
 def test_validation_in_4_bit_does_not_disturb_training(small_base: Path, tmp_path: Path) -> None:
     # bf16 is what makes bitsandbytes repack the weights on CPUs with AVX512-BF16; elsewhere this holds as well.
     with_validation = trainer(small_base, tmp_path / "a", validation=3, dtype="bf16", eval_steps=1)
-    training.fit(with_validation, None)
+    fit(with_validation)
     without = trainer(small_base, tmp_path / "b", dtype="bf16")
-    training.fit(without, None)
+    fit(without)
     assert losses(with_validation) == losses(without)
     assert sum("eval_loss" in entry for entry in with_validation.state.log_history) == 4
 
@@ -111,7 +129,7 @@ def test_a_seed_gives_the_same_losses_and_another_one_others(small_base: Path, t
     runs = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         built = trainer(small_base, tmp_path / name, seed=seed)
-        training.fit(built, None)
+        fit(built)
         runs.append(losses(built))
     assert runs[0] == runs[1] != runs[2]
     assert all(map(math.isfinite, runs[0]))
@@ -119,30 +137,282 @@ def test_a_seed_gives_the_same_losses_and_another_one_others(small_base: Path, t
 
 def test_the_loss_falls(small_base: Path, tmp_path: Path) -> None:
     built = trainer(small_base, tmp_path, max_steps=40, learning_rate=5e-3)
-    training.fit(built, None)
+    fit(built)
     assert losses(built)[-1] < 0.95 * losses(built)[0]
 
 
-def test_a_resumed_run_goes_on_with_the_losses_of_an_uninterrupted_one(small_base: Path, tmp_path: Path) -> None:
-    whole = trainer(small_base, tmp_path / "a", max_steps=4)
-    training.fit(whole, None)
-    trainer_until_2 = trainer(small_base, tmp_path / "b", max_steps=4, save_steps=2)
-    trainer_until_2.add_callback(_StopAt(2))
-    assert training.fit(trainer_until_2, None) == 2
-    checkpoint = training.last_checkpoint(tmp_path / "b")
-    assert checkpoint is not None and checkpoint.name == "checkpoint-2"
-    resumed = trainer(small_base, tmp_path / "b", max_steps=4)
-    training.fit(resumed, checkpoint)
-    assert losses(resumed) == pytest.approx(losses(whole), rel=1e-5)
+def adapter_bytes(built: Any) -> dict[str, bytes]:
+    return {n: p.detach().numpy().tobytes() for n, p in built.model.named_parameters() if p.requires_grad}
+
+
+def test_a_resumed_run_is_the_unbroken_one_bit_by_bit_and_repeats_no_step(small_base: Path, tmp_path: Path) -> None:
+    # Dropout, so that a lost random state shows; a validation beside the stop, for its own state.
+    settings: dict[str, Any] = {"max_steps": 5, "validation": 3, "dropout": 0.2, "per_device_train_batch_size": 1}
+    whole = trainer(small_base, tmp_path / "a", **settings)
+    span = fit(whole)
+    assert (span.first_step, span.last_step, span.finished, span.steps) == (0, 5, True, 5)
+    stopped = trainer(small_base, tmp_path / "b", **settings)
+    stopped.add_callback(_StopAt(3))
+    first = fit(stopped)
+    assert (first.first_step, first.last_step, first.finished) == (0, 3, False)
+    found = training.find_checkpoints(tmp_path / "b", 1, fp16=False)
+    assert found.newest is not None and found.newest.name == "checkpoint-3"
+    resumed = trainer(small_base, tmp_path / "b", **settings)
+    steps = _StepsDone()
+    resumed.add_callback(steps)
+    second = fit(resumed, found.newest)
+    assert steps.done == [4, 5]
+    assert (second.first_step, second.last_step, second.finished) == (3, 5, True)
+    assert losses(resumed) == losses(whole)
+    assert adapter_bytes(resumed) == adapter_bytes(whole)
+    assert first.tokens + second.tokens == span.tokens == resumed.state.num_input_tokens_seen
 
 
 class _StopAt(TrainerCallback):
+    """What Ctrl-C does, at a step of our choice."""
+
     def __init__(self, step: int) -> None:
         self.step = step
 
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step - 1:
+            signal.raise_signal(signal.SIGINT)
+
+
+class _StepsDone(TrainerCallback):
+    def __init__(self) -> None:
+        self.done: list[int] = []
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            control.should_training_stop = True
+        self.done.append(state.global_step)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_running_step_and_gives_the_handlers_back(
+    number: signal.Signals, small_base: Path, tmp_path: Path
+) -> None:
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    built = trainer(small_base, tmp_path)
+    stop = _StopAt(2)
+    stop.on_step_begin = lambda args, state, control, **_: (  # type: ignore[method-assign]
+        signal.raise_signal(number) if state.global_step == 1 else None
+    )
+    built.add_callback(stop)
+    assert not fit(built).finished
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    watch = training.SaveInTime(None)
+    with pytest.raises(KeyboardInterrupt), watch.listening():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupted_epoch_is_not_validated_as_if_it_had_ended(small_base: Path, tmp_path: Path) -> None:
+    built = trainer(small_base, tmp_path, validation=3, eval_steps=None, per_device_train_batch_size=1)
+    built.add_callback(_StopAt(1))
+    fit(built)
+    assert not any("eval_loss" in entry for entry in built.state.log_history)
+
+
+def test_minutes_without_a_checkpoint_bring_one(small_base: Path, tmp_path: Path) -> None:
+    for minutes, expected in ((None, {4}), (1e-9, {3, 4}), (60.0, {4})):
+        built = trainer(small_base, tmp_path / str(minutes), save_total_limit=2)
+        fit(built, minutes=minutes)
+        steps = {training.step_of(path) for path in (tmp_path / str(minutes)).glob("checkpoint-*")}
+        assert steps == expected, minutes
+
+
+def test_a_finished_run_trains_no_step_more(small_base: Path, tmp_path: Path) -> None:
+    built = trainer(small_base, tmp_path, max_steps=2)
+    fit(built)
+    again = trainer(small_base, tmp_path, max_steps=2)
+    steps = _StepsDone()
+    again.add_callback(steps)
+    span = fit(again, tmp_path / "checkpoint-2")
+    assert steps.done == [] and span == (2, 2, True, 0, 0.0)
+    assert losses(again) == losses(built)
+    assert adapter_bytes(again) == adapter_bytes(built)
+
+
+WHOLE = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+
+
+@pytest.fixture(scope="module")
+def checkpoints(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    fit(trainer(small_base, folder, max_steps=3, save_steps=1, save_total_limit=3))
+    return folder
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_checkpoint_that_is_not_whole_is_passed_over_and_named(
+    checkpoints: Path, tmp_path: Path, name: str, cut: bool
+) -> None:
+    folder = tmp_path / "c"
+    shutil.copytree(checkpoints, folder)
+    file = folder / "checkpoint-3" / name
+    if cut:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    else:
+        file.unlink()
+    found = training.find_checkpoints(folder, 1, fp16=False)
+    assert found.newest == folder / "checkpoint-2"
+    ((path, fault),) = found.broken
+    assert path == folder / "checkpoint-3" and name in fault
+    training.remove_broken(found)
+    assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
+
+
+def test_checkpoints_are_ordered_by_number_and_need_the_states_of_every_process(
+    checkpoints: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "c"
+    shutil.copytree(checkpoints, folder)
+    (folder / "checkpoint-2").rename(folder / "checkpoint-10")
+    assert training.find_checkpoints(folder, 1, fp16=False).broken[0][1] == "trainer_state.json is of another step"
+    assert training.find_checkpoints(folder, 1, fp16=False).newest == folder / "checkpoint-3"
+    assert training.find_checkpoints(folder, 1, fp16=True).newest is None
+    three = folder / "checkpoint-3"
+    shutil.copy(three / "rng_state.pth", three / "rng_state_0.pth")
+    assert training.find_checkpoints(folder, 2, fp16=False).newest is None
+    shutil.copy(three / "rng_state.pth", three / "rng_state_1.pth")
+    assert training.find_checkpoints(folder, 2, fp16=False).newest == three
+    assert training.find_checkpoints(tmp_path / "none", 1, fp16=False) == (None, [])
+
+
+def spoilt(base: Path, folder: Path, **changes: Any) -> Any:
+    """Learns for three steps and is then broken, so that its validation loss is the lowest in the middle."""
+    built = trainer(base, folder, **({"max_steps": 7, "eval_steps": 1, "validation": 3} | changes))
+    built.add_callback(_Spoil(4))
+    return built
+
+
+class _Spoil(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if state.global_step == self.step - 1:
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    if "lora_" in name:
+                        parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+
+
+def validations(built: Any) -> list[float]:
+    return [loss for _, loss in training.curves(built.state.log_history)[1]]
+
+
+def test_the_best_step_is_kept_whatever_comes_after_it(small_base: Path, tmp_path: Path) -> None:
+    built = spoilt(small_base, tmp_path, keep="best", save_total_limit=2)
+    fit(built)
+    seen = validations(built)
+    assert len(seen) == 7 and seen.index(min(seen)) == 2
+    last = adapter_bytes(built)
+    assert training.keep_step(built, "last") == (7, "the last step, as train.keep says")
+    assert adapter_bytes(built) == last
+    assert training.keep_step(built, "best") == (3, "the lowest validation loss")
+    assert adapter_bytes(built) != last
+    stored = load_file(tmp_path / "checkpoint-3" / "adapter_model.safetensors")
+    kept = {name.replace(".default", ""): value for name, value in built.model.named_parameters()}
+    assert all(torch.equal(value, kept[name]) for name, value in stored.items())
+
+
+def test_without_validation_or_with_a_best_step_that_was_not_saved_the_last_one_is_kept(
+    small_base: Path, tmp_path: Path
+) -> None:
+    blind = trainer(small_base, tmp_path / "a", max_steps=1)
+    fit(blind)
+    assert training.keep_step(blind, "best") == (1, "the last step, because nothing was validated")
+    lost = spoilt(small_base, tmp_path / "b", keep="last", save_total_limit=2)
+    fit(lost)
+    step, why = training.keep_step(lost, "best")
+    assert step == 7 and "train.keep was last" in why
+
+
+def test_early_stopping_ends_after_so_many_validations_without_a_lower_loss(small_base: Path, tmp_path: Path) -> None:
+    built = spoilt(small_base, tmp_path, early_stopping=2)
+    span = fit(built)
+    assert (span.last_step, span.finished) == (5, True)
+    assert len(validations(built)) == 5
+    assert (tmp_path / "checkpoint-5").is_dir()
+
+
+def test_the_validation_loss_is_the_mean_over_completion_tokens(small_base: Path, tmp_path: Path) -> None:
+    built = trainer(small_base, tmp_path, validation=2, packing=False)
+    rows = list(built.eval_dataset)
+    # One row much longer than the other: the mean of row means is another number.
+    rows[0] = {**rows[0], "input_ids": rows[0]["input_ids"] * 3, "labels": rows[0]["labels"] * 3}
+    built.eval_dataset = type(built.eval_dataset).from_list(rows)
+    built.weigh_rows()
+    total, tokens, means = 0.0, 0, []
+    model = built.model.eval()
+    for row in rows:
+        ids, labels = torch.tensor([row["input_ids"]]), torch.tensor([row["labels"]])
+        with torch.no_grad():
+            logits = model(input_ids=ids, use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(logits[0, :-1].float(), labels[0, 1:], reduction="sum")
+        count = int((labels[0, 1:] != -100).sum())
+        total, tokens, means = total + float(loss), tokens + count, [*means, float(loss) / count]
+    assert built.evaluate()["eval_loss"] == pytest.approx(total / tokens, rel=1e-4)
+    assert abs(total / tokens - sum(means) / 2) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("wanted", "per_device", "processes", "accumulated"),
+    [(8, 1, 1, 8), (8, 1, 8, 1), (8, 2, 2, 2), (8, 1, 16, 1), (8, 3, 1, 3), (1, 1, 1, 1)],
+)
+def test_the_effective_batch_is_divided_by_processes_and_rows_at_once(
+    wanted: int, per_device: int, processes: int, accumulated: int
+) -> None:
+    batch = training.Batch(wanted, per_device, processes)
+    assert batch.accumulated == accumulated
+    text = batch.text(100)
+    assert f"{per_device * processes * accumulated} rows for each of 100 optimizer steps" in text
+    assert ("is no multiple of" in text) == (per_device * processes * accumulated != wanted)
+    assert "WARNING" not in text
+
+
+def test_fewer_than_twenty_steps_are_warned_of_with_the_remedy() -> None:
+    assert "WARNING" not in training.Batch(8, 1, 1).text(20)
+    assert "WARNING   19 optimizer steps hardly train" in training.Batch(8, 1, 1).text(19)
+    assert "Lower train.effective_batch (now 8)" in training.Batch(8, 1, 1).text(19)
+
+
+@pytest.mark.parametrize("epochs", [1, 1.5, 3])
+def test_steps_are_counted_as_the_trainer_counts_them(small_base: Path, tmp_path: Path, epochs: float) -> None:
+    built = trainer(
+        small_base, tmp_path, max_steps=None, num_train_epochs=epochs, packing=False, gradient_accumulation_steps=2,
+        per_device_train_batch_size=2, learn=records(11),
+    )  # fmt: skip
+    batch = training.Batch(4, 2, 1)
+    steps = batch.steps(len(built.train_dataset), epochs, None)
+    span = training.fit(built, None, steps)
+    assert span.last_step == built.state.max_steps == steps
+    assert batch.steps(11, epochs, 7) == 7
+
+
+def test_every_process_waits_for_a_download_of_hours(tmp_path: Path) -> None:
+    program = tmp_path / "wait.py"
+    program.write_text(
+        "import datetime, torch.distributed as dist\n"
+        "from gaokao import training\n"
+        "state = training.start_processes(on_gpu=False)\n"
+        "assert state.num_processes == 2, state\n"
+        "group = dist.distributed_c10d._get_default_group()\n"
+        "import torch\n"
+        "assert group._get_backend(torch.device('cpu')).options._timeout == datetime.timedelta(hours=12)\n",
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29519", str(program)],
+        capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_overlong_records_are_left_out_whole_and_named(small_base: Path) -> None:
@@ -170,13 +440,48 @@ def test_the_held_out_share_is_taken_at_random_once_for_a_seed() -> None:
     assert len(training.hold_out(BUNDLED[:5], 0.01, 1)[1]) == 1
 
 
-def test_a_loss_that_is_not_a_number_stops_with_the_remedy(tmp_path: Path) -> None:
-    arguments = training.sft_arguments(
-        folder=tmp_path, dtype="fp32", on_gpu=False, validate=False, max_steps=1, eval_steps=None,
-        per_device_train_batch_size=1, gradient_checkpointing=False, seed=1, learning_rate=0.5,
-    )  # fmt: skip
-    with pytest.raises(UserError, match=r"loss became nan at step 3.*Lower train.learning_rate \(now 0.5\)"):
-        training.StopOnNan().on_log(arguments, TrainerState(global_step=3), TrainerControl(), {"loss": math.nan})
+def arguments(folder: Path, **changes: Any) -> Any:
+    settings: dict[str, Any] = {
+        "folder": folder, "dtype": "fp32", "on_gpu": False, "validate": False, "max_steps": 1, "eval_steps": None,
+        "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "gradient_checkpointing": False, "seed": 1,
+    }  # fmt: skip
+    return training.sft_arguments(**(settings | changes))
+
+
+@pytest.fixture
+def half(tmp_path: Path) -> Any:
+    """Settings of a GPU without bf16; the flag alone, because no CPU trains in fp16."""
+    made = arguments(tmp_path, learning_rate=0.5)
+    made.fp16 = True
+    return made
+
+
+def test_a_loss_that_is_not_a_number_stops_with_the_remedy(tmp_path: Path, half: Any) -> None:
+    for key in ("loss", "eval_loss"):
+        for made, advice in ((arguments(tmp_path, learning_rate=0.5), False), (half, True)):
+            with pytest.raises(UserError) as error:
+                training.StopOnNan().on_log(made, TrainerState(global_step=3), TrainerControl(), {key: math.nan})
+            said = str(error.value)
+            assert f"{key} became nan at step 3" in said and "Lower train.learning_rate (now 0.5)" in said
+            assert ("a GPU with bf16" in said) == advice
+
+
+def test_an_infinite_gradient_norm_stops_bf16_at_once_and_fp16_only_when_the_scale_is_not_the_reason(
+    tmp_path: Path, half: Any
+) -> None:
+    def logged(made: Any, norms: list[float]) -> int:
+        watch = training.StopOnNan()
+        for number, norm in enumerate(norms):
+            try:
+                watch.on_log(made, TrainerState(), TrainerControl(), {"loss": 1.0, "grad_norm": norm})
+            except UserError:
+                return number
+        return len(norms)
+
+    overflow = [math.inf] * 24
+    assert logged(arguments(tmp_path), [1.0, math.inf]) == 1
+    assert logged(half, [*overflow, 1.0, *overflow, 1.0]) == 50
+    assert logged(half, [1.0, *overflow, math.inf]) == 25
 
 
 def test_diverging_training_really_ends_in_that_message(small_base: Path, tmp_path: Path) -> None:
@@ -184,15 +489,82 @@ def test_diverging_training_really_ends_in_that_message(small_base: Path, tmp_pa
     with torch.no_grad():
         next(p for p in built.model.parameters() if p.requires_grad).fill_(math.nan)
     with pytest.raises(UserError, match="became nan at step 1"):
-        training.fit(built, None)
+        fit(built)
 
 
-def test_nothing_is_reported_to_any_tracker(tmp_path: Path) -> None:
-    arguments = training.sft_arguments(
-        folder=tmp_path, dtype="fp32", on_gpu=False, validate=False, max_steps=1, eval_steps=None,
-        per_device_train_batch_size=1, gradient_checkpointing=False, seed=1,
+def test_settings_reach_trl_as_they_are_meant(tmp_path: Path) -> None:
+    plain = arguments(tmp_path)
+    assert plain.report_to == []
+    assert plain.completion_only_loss and plain.packing_strategy == "bfd"
+    # Otherwise the Trainer replaces NaN by the last good loss, and nobody sees it.
+    assert plain.logging_nan_inf_filter is False
+    assert plain.per_device_eval_batch_size == 1
+    assert (plain.max_steps, plain.eval_strategy) == (1, "no")
+    assert arguments(tmp_path, max_steps=None).max_steps == -1
+    assert arguments(tmp_path, validate=True).eval_strategy == "epoch"
+    assert arguments(tmp_path, validate=True, eval_steps=7).eval_steps == 7
+    assert arguments(tmp_path, gradient_checkpointing=True).activation_checkpointing is True
+    assert plain.activation_checkpointing is False
+    assert arguments(tmp_path, dtype="bf16").bf16 and not plain.bf16 and not plain.fp16
+    lora = training.lora_config(r=3, alpha=7, dropout=0.25, target_modules=["q_proj"])
+    assert (lora.r, lora.lora_alpha, lora.lora_dropout, lora.target_modules) == (3, 7, 0.25, {"q_proj"})
+
+
+def test_every_key_of_the_section_is_known_to_trl_or_handled_here(tmp_path: Path) -> None:
+    keys = TrainConfig().model_dump(exclude=training.OWN_KEYS)
+    made = training.sft_arguments(
+        folder=tmp_path, dtype="fp32", on_gpu=False, validate=True, gradient_accumulation_steps=3,
+        **(keys | {"optim": "adamw_torch"}),
     )  # fmt: skip
-    assert arguments.report_to == []
+    assert (made.gradient_accumulation_steps, made.learning_rate, made.warmup_steps) == (3, 1e-4, 0.05)
+    assert set(TrainConfig.model_fields) >= training.OWN_KEYS
+
+
+def test_alpha_and_dropout_act(small_base: Path, tmp_path: Path) -> None:
+    first = trainer(small_base, tmp_path / "a", max_steps=3, dropout=0.5)
+    second = trainer(small_base, tmp_path / "b", max_steps=3)
+    fit(first)
+    fit(second)
+    assert losses(first)[1:] != losses(second)[1:]
+
+
+def test_gradient_checkpointing_changes_no_loss(small_base: Path, tmp_path: Path) -> None:
+    runs = []
+    for name, on in (("a", True), ("b", False)):
+        built = trainer(small_base, tmp_path / name, gradient_checkpointing=on, dropout=0.2)
+        fit(built)
+        runs.append(losses(built))
+        assert built.model.is_activation_checkpointing == on
+    assert runs[0] == pytest.approx(runs[1], rel=1e-6)
+
+
+def test_chats_are_learnt_beside_the_records_and_never_validated_on(small_base: Path, tmp_path: Path) -> None:
+    tokenizer = models.load_tokenizer(small_base)
+    chats: list[Any] = [
+        {"prompt": [{"role": "user", "content": "问"}], "completion": [{"role": "assistant", "content": f"独特{n}"}]}
+        for n in range(3)
+    ]
+    built = trainer(small_base, tmp_path, packing=False, validation=3, mixed=chats)
+    assert (len(built.train_dataset), len(built.eval_dataset)) == (15, 3)
+    texts = [tokenizer.decode(row["input_ids"]) for row in built.train_dataset]
+    assert sum("独特" in text for text in texts) == 3
+    assert not any("独特" in tokenizer.decode(row["input_ids"]) for row in built.eval_dataset)
+
+
+def test_what_is_held_out_is_taken_from_what_fits(small_base: Path) -> None:
+    tokenizer = models.load_tokenizer(small_base)
+    lengths = sorted(len(training.example_ids(tokenizer, format_chat(record))) for record in BUNDLED)
+    limit = lengths[len(lengths) // 2]
+    material = training.gather(
+        BUNDLED, Pool(), tokenizer, max_length=limit, validation_share=0.25, mix_ratio=1.0, seed=1
+    )
+    fits = {record.id for record in material.fitted.records}
+    assert {record.id for record in (*material.learn, *material.validation)} == fits
+    assert len(material.validation) == round(0.25 * len(fits))
+    assert material.mixed == Mixed()
+    text = material.text(limit)
+    assert f"{len(BUNDLED)} records: {len(material.learn)} to train on" in text
+    assert f"and {len(BUNDLED) - len(fits) - 5} more; all of them are in run.json" in text
 
 
 def test_unknown_target_modules_are_a_users_mistake(small_base: Path, tmp_path: Path) -> None:
