@@ -857,6 +857,8 @@ def test_bad_keys_are_not_repeated_in_the_message(monkeypatch: pytest.MonkeyPatc
     [
         ("127.0.0.1:8000/v1", "is not an address"),
         ("ftp://host/v1", "is not an address"),
+        ("http://my host/v1", "is not an address"),
+        ("http://host/v1\n", "is not an address"),
         ("http://host:99999/v1", "is not an address"),
         ("http://host/v1/chat/completions", "leave out /chat/completions"),
         (f"http://user:{KEY}@host/v1", "must hold no user, password"),
@@ -871,13 +873,28 @@ def test_a_base_url_that_cannot_work_is_refused(url: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "more",
-    [["--concurrency", "0"], ["--timeout", "nan"], ["--temperature", "3"], ["--limit", "0"], ["--max-tokens", "-1"]],
+    ("more", "said"),
+    [
+        (["--concurrency", "0"], "--concurrency 0: must be 1 or more"),
+        (["--timeout", "nan"], "--timeout nan: must be above 0"),
+        (["--timeout", "0"], "--timeout 0.0: must be above 0"),
+        (["--temperature", "2.1"], "--temperature 2.1: must be from 0 to 2"),
+        (["--temperature", "-0.1"], "--temperature -0.1: must be from 0 to 2"),
+        (["--limit", "0"], "--limit 0: must be 1 or more"),
+        (["--max-tokens", "-1"], "--max-tokens -1: must be 1 or more"),
+        (["--model", " "], "--model: must be the name of a model"),
+        (["--model", "\udcff"], "--model: must be the name of a model, in UTF-8"),
+        (["--over"], "unrecognized arguments: --over"),
+        (["--lim", "1"], "unrecognized arguments: --lim 1"),
+    ],
 )
-def test_options_out_of_bounds_are_refused(more: list[str], source: Path, tmp_path: Path) -> None:
+def test_options_out_of_bounds_are_refused(
+    more: list[str], said: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(command(source, tmp_path / "out.json", "http://127.0.0.1:9/v1", *more)[3:])
     assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_missing_client_is_named_with_its_pin(
