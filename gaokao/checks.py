@@ -8,6 +8,7 @@ import math
 import re
 import unicodedata
 from array import array
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from gaokao.records import SECTIONS, Record
 DUPLICATE_THRESHOLD = 0.6
 DUPLICATE_GRAM = 5
 COPY_GRAM = 8
+# So few grams are looked up in a passage faster than the passage is cut into its own.
+FEW_GRAMS = 32
 
 # No real item asks for 材料 in a stem shorter than this: the material itself takes more room.
 MATERIAL_STEM = 120
@@ -51,6 +54,9 @@ QUOTE_SHARE = 0.3
 # Key shares of the real items are .23 .27 .27 .23: within 3 standard deviations of .25 for fewer than 4,000 items.
 BIAS_SIGMAS = 3.0
 BIAS_LEAST = 20
+
+# A text in a loop has a fault in every turn; the first few say what is wrong.
+FAULTS_SHOWN = 5
 
 LETTERS = "ABCDEFGH"
 CHOICE_TYPES = ("单选题", "多选题")
@@ -131,22 +137,35 @@ class Pair(NamedTuple):
     similarity: float
 
 
+class _Compatible(dict[int, str]):
+    """A table for `str.translate`: NFKC of each character alone, or the character where that is longer than `longest`.
+
+    Whole texts are never normalized: the time for a run of combining marks is the square of its length.
+    """
+
+    def __init__(self, longest: int) -> None:
+        super().__init__()
+        self.longest = longest
+
+    def __missing__(self, code: int) -> str:
+        folded = unicodedata.normalize("NFKC", chr(code))
+        self[code] = folded if len(folded) <= self.longest else chr(code)
+        return self[code]
+
+
+_FOLDED = _Compatible(longest=1)
+# Above 8 there is only one Arabic phrase of 18 letters.
+_SPELT_OUT = _Compatible(longest=8)
+
+
 def normalize(text: str) -> str:
     """Han and alphanumerics only, after NFKC: what is left of a text when layout and punctuation do not count."""
-    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", text))
+    return re.sub(r"[\W_]+", "", text if text.isascii() else text.translate(_SPELT_OUT))
 
 
 def fold(text: str) -> str:
     """NFKC character by character: as long as `text`, so that positions found in one hold in the other."""
-    if text.isascii():
-        return text
-    return "".join(_fold_character(character) for character in text)
-
-
-@lru_cache(maxsize=65_536)
-def _fold_character(character: str) -> str:
-    folded = unicodedata.normalize("NFKC", character)
-    return folded if len(folded) == 1 else character
+    return text if text.isascii() else text.translate(_FOLDED)
 
 
 def _grams(text: str, n: int) -> set[str]:
@@ -246,7 +265,10 @@ def containment(text: str, passages: str | Sequence[str], n: int = COPY_GRAM) ->
         return 0.0
     passages = [passages] if isinstance(passages, str) else passages
     sources = [normalize(passage) for passage in passages]
-    return sum(any(gram in source for source in sources) for gram in wanted) / len(wanted)
+    if len(wanted) <= FEW_GRAMS:
+        return sum(any(gram in source for source in sources) for gram in wanted) / len(wanted)
+    there = {gram for source in sources for gram in _grams(source, n)}
+    return len(wanted & there) / len(wanted)
 
 
 # `A．` `A.` `A、` `A:` `A)` and `(A)`, also right behind a digit: page numbers of the print stand there in real items.
@@ -272,18 +294,30 @@ def _option_run(question: str) -> list[tuple[str, int, int]] | None:
     """The option marks as (letter, where the mark begins, where it ends)."""
     folded = fold(question)
     marks = [(match.group(1), match.start(), match.end()) for match in _OPTION.finditer(folded)]
-    for start in range(len(marks) - 1, -1, -1):
-        if marks[start][0] != "A":
-            continue
-        run = [marks[start]]
-        for mark in marks[start + 1 :]:
-            # A fifth option opens a line or stands behind a wide gap: `E. coli` inside option D is not one.
-            extra = len(run) < 4 or re.search(r"(?:\n|[ \t]{2})[ \t]*$", folded[: mark[1]])
-            if len(run) < len(LETTERS) and mark[0] == LETTERS[len(run)] and extra:
-                run.append(mark)
-        if len(run) >= 4:
-            return run
-    return None
+    # Backwards from the end, the last A that has B, C and D behind it.
+    wanted = "DCBA"
+    first = len(marks)
+    while wanted and first:
+        first -= 1
+        wanted = wanted.removeprefix(marks[first][0])
+    if wanted:
+        return None
+    run: list[tuple[str, int, int]] = []
+    for mark in marks[first:]:
+        if len(run) == len(LETTERS):
+            break
+        # A fifth option opens a line or stands behind a wide gap: `E. coli` inside option D is not one.
+        if mark[0] == LETTERS[len(run)] and (len(run) < 4 or _opens_line(folded, mark[1])):
+            run.append(mark)
+    return run
+
+
+def _opens_line(text: str, position: int) -> bool:
+    """Whether a line end or two blanks stand before the position."""
+    before = position
+    while before and text[before - 1] in " \t":
+        before -= 1
+    return position - before >= 2 or text[before - 1 : before] == "\n"
 
 
 # --- checks of one item ---------------------------------------------------------------------------------------------
@@ -302,15 +336,15 @@ def check_options(item: Item) -> Result:
         return _not_applicable("options")
     options = split_options(item.question)
     if options is None:
-        marks = [match.group(1) for match in _OPTION.finditer(fold(item.question))]
-        return _result("options", [f"no run of options A, B, C, D; found: {' '.join(marks) or 'none'}"])
+        marks = " ".join(match.group(1) for match in _OPTION.finditer(fold(item.question)))
+        return _result("options", [f"no run of options A, B, C, D; found: {_short(marks) or 'none'}"])
     faults = []
     if len(options) > 4:
         faults.append(f"options {''.join(options)} instead of ABCD")
     seen: dict[str, str] = {}
     for letter, text in options.items():
         # Signs and brackets tell options apart ($-1$ and $1$), so only layout and the closing point are dropped.
-        bare = "".join(unicodedata.normalize("NFKC", text).split()).rstrip(".;,。")
+        bare = "".join(text.translate(_SPELT_OUT).split()).rstrip(".;,。")
         if not bare:
             faults.append(f"option {letter} is empty")
         elif bare in seen:
@@ -333,18 +367,18 @@ def check_key(item: Item) -> Result:
         return _result("key", [f"参考答案 “{_short(item.answer[0])}” is not option letters"])
     faults = []
     if len(set(key)) < len(key):
-        faults.append(f"key {key} names a letter twice")
+        faults.append(f"key {_short(key)} names a letter twice")
     if item.type == "单选题" and len(key) != 1:
-        faults.append(f"key {key} of a 单选题 has {len(key)} letters")
+        faults.append(f"key {_short(key)} of a 单选题 has {len(key)} letters")
     if item.type == "多选题" and not 2 <= len(key) <= 4:
-        faults.append(f"key {key} of a 多选题 has {len(key)} letter(s)")
+        faults.append(f"key {_short(key)} of a 多选题 has {len(key)} letter(s)")
     options = split_options(item.question) or dict.fromkeys("ABCD", "")
     faults += [f"key {letter} is not among the options {''.join(options)}" for letter in key if letter not in options]
     return _result("key", faults)
 
 
 def parse_key(answer: str) -> str:
-    """The option letters of an answer (`AC`, `A、C`, `Ｂ。`), empty where it is anything but letters."""
+    """The option letters of an answer (`AC`, `A、C`, `Ｂ`, `(B)`, `B，`), empty where it is anything but letters."""
     letters = re.sub(r"[\s.,、;。()]", "", fold(answer))
     return letters if re.fullmatch(r"[A-H]+", letters) else ""
 
@@ -372,19 +406,23 @@ def check_key_agrees(item: Item) -> Result:
         return _not_applicable("key agrees")
     letters, words = conclusions[-1]
     if letters == "".join(sorted(set(key))):
-        return Result("key agrees", Outcome.PASS, f"“{words}”")
-    return _result("key agrees", [f"the 解析 concludes “{words}”, the key is {key}"])
+        return Result("key agrees", Outcome.PASS, f"“{_short(words)}”")
+    return _result("key agrees", [f"the 解析 concludes “{_short(words)}”, the key is {_short(key)}"])
 
 
 # 故A项正确 / 选项B错误 / ACD错误 / C项符合题意 / D说法不正确
-_VERDICT = re.compile(
-    r"(?<![A-Za-z\\>→])([A-D](?:[、和]?[A-D])*)(?:选?项)?(?:的)?(?:说法|表述|叙述|观点|结论|判断|描述)?(?:都|均|是|也)?"
+_VERDICT_LETTERS = re.compile(r"[A-D](?:[、和]?[A-D])*")
+_VERDICT_WORD = re.compile(
+    r"(?:选?项)?(?:的)?(?:说法|表述|叙述|观点|结论|判断|描述)?(?:都|均|是|也)?"
     r"(不正确|正确|错误|不?符合题意|不合题意)(?!率|答案|的是)"
 )
+_AFTER_VERDICT = re.compile(r"[^。;\n]{0,24}")
 # What the question asks for, up to the bracket: a stem that asks for the wrong statement turns 正确 and 错误 round.
 _ASKS_WRONG = re.compile(
     r"(?:错误|不正确|有误|不合理|不恰当|不准确|不科学|不妥当?|不当|有错)的?(?:一项|一组|选项)?的?是?[^。?]{0,2}$"
 )
+# What may stand behind the last word of a stem, read from the end.
+_BLANK = re.compile(r"[()\s:_?。.]*")
 _NEGATIVE = re.compile(r"[不没无非未错误除]|异常|谬")
 _CONCESSION = re.compile(r"但|不符|不合|无关|排除|不是|未体现|不能|没有|与题|与材料|与本题|然而|而非|不选")
 
@@ -396,32 +434,46 @@ def check_verdicts(item: Item) -> Result:
     """
     key = parse_key(item.answer[0]) if _one_choice(item) and item.answer else ""
     analysis = _plain(item.analysis) if key else ""
-    verdicts = list(_VERDICT.finditer(analysis))
+    verdicts = list(_verdicts(analysis))
     if not verdicts:
         return _not_applicable("verdicts")
     turned = _asks_wrong(item.question)
     faults = []
     judged = False
-    for match in verdicts:
-        word = match.group(2)
+    for letters, match in verdicts:
+        word = match.group(1)
         chosen = word in ("正确", "符合题意")
         if word in ("正确", "不正确", "错误"):
             if turned is None:
                 continue
             chosen = chosen != turned
-        rest = re.match(r"[^。;\n]{0,24}", analysis[match.end() :])
+        rest = _AFTER_VERDICT.match(analysis, match.end())
         if chosen and rest and _CONCESSION.search(rest.group()):
             continue
         judged = True
-        for letter in re.sub(r"[^A-H]", "", match.group(1)):
-            if chosen != (letter in key):
-                faults.append(
-                    f"the 解析 says “{match.group()}”, the key is {key}"
-                    + (" (the stem asks for the wrong one)" if turned else "")
-                )
+        if any(chosen != (letter in key) for letter in re.sub(r"[、和]", "", letters)):
+            faults.append(
+                f"the 解析 says “{_short(letters)}{match.group()}”, the key is {_short(key)}"
+                + (" (the stem asks for the wrong one)" if turned else "")
+            )
     if not judged:
         return _not_applicable("verdicts")
     return _result("verdicts", faults)
+
+
+def _verdicts(analysis: str) -> Iterator[tuple[str, re.Match[str]]]:
+    """The letters of each verdict as written, and the words behind them up to the verdict."""
+    # Lists of letters are found whole before the words are looked for: `A、A、A、` would be read from each A otherwise.
+    for match in _VERDICT_LETTERS.finditer(analysis):
+        word = _VERDICT_WORD.match(analysis, match.end())
+        if word is None:
+            continue
+        letters = match.group()
+        # A letter behind a Latin letter, a backslash or an arrow is part of a name; the rest of the list may not be.
+        if re.match(r"[A-Za-z\\>→]", analysis[match.start() - 1 : match.start()]):
+            letters = re.sub(r"^[A-D]+[、和]?", "", letters)
+        if letters:
+            yield letters, word
 
 
 def _asks_wrong(question: str) -> bool | None:
@@ -431,7 +483,8 @@ def _asks_wrong(question: str) -> bool | None:
     # A table or a list may stand between the bracket to fill in and the options.
     bracket = list(re.finditer(r"\((?:\\q?quad|[\s_\\])*\)", stem))
     stem = stem[: bracket[-1].start()] if bracket else stem
-    ask = re.split(r"[。?!;；]", re.sub(r"[()\s:_?。.]+$", "", stem))[-1][-40:]
+    blank = _BLANK.match(stem[::-1])
+    ask = re.split(r"[。?!;；]", stem[: len(stem) - (blank.end() if blank else 0)])[-1][-40:]
     if _ASKS_WRONG.search(ask):
         return True
     return None if _NEGATIVE.search(ask) else False
@@ -451,7 +504,7 @@ def check_leak(item: Item) -> Result:
     if not item.question:
         return _not_applicable("leak words")
     text = "".join(item.question.split())
-    return _result("leak words", [f"the 题干 says “{_around(text, match)}”" for match in _LEAK.finditer(text)])
+    return _result("leak words", [f"the 题干 says “{_around(text, *match.span())}”" for match in _LEAK.finditer(text)])
 
 
 _MATERIAL = re.compile(
@@ -476,7 +529,7 @@ def check_material(item: Item) -> Result:
 
 _PICTURE = re.compile(
     r"如图|[下左右附]图(?![书案形章腾])|(?<!面)上图(?![书案形章腾])|(?<![河版地插企试意])图(?:[0-9]{1,2}(?![0-9.]*[0-9幅张部册])|[甲乙丙丁])"
-    r"|图\([0-9a-zA-Z甲乙]\)|图[一二三四](?![个种家])|图[a-dA-D](?![a-zA-Z])|(?<=[。.,;\n])图为|见图|图中|图示|示意图如下|!\[[^]]*\]\("
+    r"|图\([0-9a-zA-Z甲乙]\)|图[一二三四](?![个种家])|图[a-dA-D](?![a-zA-Z])|(?<=[。.,;\n])图为|见图|图中|图示|示意图如下"
 )
 _TABLE = re.compile(r"[下上附右左]表(?![面示达明现述层皮])|如表|表[0-9一二三](?=所示|中|[,、。])|表格如下|(?<!代)表中")
 
@@ -488,9 +541,10 @@ def check_picture(item: Item) -> Result:
     text = fold(item.question)
     # Print breaks words at line ends and around numbers (如图 4 所示).
     tight = re.sub(r"(?<=[\u4e00-\u9fff])[ \t\n]+(?=[\u4e00-\u9fff0-9(])", "", text)
-    faults = [f"the 题干 refers to a picture: “{_around(tight, match)}”" for match in _PICTURE.finditer(tight)]
+    faults = [f"the 题干 refers to a picture: “{_around(tight, *match.span())}”" for match in _PICTURE.finditer(tight)]
+    faults += [f"the 题干 holds a picture: “{_around(tight, *span)}”" for span in _images(tight)]
     if (match := _TABLE.search(tight)) and not _has_table(text):
-        faults.append(f"the 题干 refers to a table that it does not contain: “{_around(tight, match)}”")
+        faults.append(f"the 题干 refers to a table that it does not contain: “{_around(tight, *match.span())}”")
     return _result("picture", faults)
 
 
@@ -515,7 +569,8 @@ def check_copied(item: Item) -> Result:
     passages = [passage for passage in (item.textbook, item.outside) if passage]
     if len(stem) < COPIED_LEAST or not passages:
         return _not_applicable("copied")
-    run = max((longest_common_substring(stem, normalize(passage)) for passage in passages), key=len)
+    # A line end is in neither text, so no run goes over from one passage into the other.
+    run = longest_common_substring(stem, "\n".join(map(normalize, passages)))
     share = containment(item.question, passages)
     faults = []
     if len(run) >= COPIED_RUN * len(stem):
@@ -528,20 +583,53 @@ def check_copied(item: Item) -> Result:
 
 
 def longest_common_substring(first: str, second: str) -> str:
-    """The longest run of characters that both texts contain; the first in `first` of several."""
-    # A run of length k contains runs of every smaller length, so the length can be found by halving.
-    low, high = 0, min(len(first), len(second))
-    found = ""
-    while low < high:
-        middle = (low + high + 1) // 2
-        there = {second[start : start + middle] for start in range(len(second) - middle + 1)}
-        starts = range(len(first) - middle + 1)
-        hit = next((first[start : start + middle] for start in starts if first[start : start + middle] in there), "")
-        if hit:
-            found, low = hit, middle
-        else:
-            high = middle - 1
-    return found
+    """The longest run of characters that both texts contain; the first in `first` of several.
+
+    By the suffix automaton of `first` (Blumer et al. 1985), in a time that grows with the sum of the lengths.
+    """
+    # Each state is a set of runs of `first` that end at the same places: where to by each character, the state of the
+    # longest shorter ending, the length of its longest run, and where a run first ends.
+    steps: list[dict[str, int]] = [{}]
+    links, lengths, ends = [-1], [0], [0]
+    last = 0
+    for position, character in enumerate(first, 1):
+        new = len(steps)
+        steps.append({})
+        links.append(0)
+        lengths.append(position)
+        ends.append(position)
+        state = last
+        while state >= 0 and character not in steps[state]:
+            steps[state][character] = new
+            state = links[state]
+        if state >= 0:
+            there = steps[state][character]
+            if lengths[there] != lengths[state] + 1:
+                clone = len(steps)
+                steps.append(steps[there].copy())
+                links.append(links[there])
+                lengths.append(lengths[state] + 1)
+                ends.append(ends[there])
+                links[there] = clone
+                while state >= 0 and steps[state].get(character) == there:
+                    steps[state][character] = clone
+                    state = links[state]
+                there = clone
+            links[new] = there
+        last = new
+
+    best, end = 0, 0
+    state, length = 0, 0
+    for character in second:
+        while state and character not in steps[state]:
+            state = links[state]
+            length = lengths[state]
+        if character in steps[state]:
+            state = steps[state][character]
+            length += 1
+        if length > best or (length == best and ends[state] < end):
+            best, end = length, ends[state]
+    return first[end - best : end]
 
 
 def check_latex(item: Item) -> Result:
@@ -551,9 +639,6 @@ def check_latex(item: Item) -> Result:
     if item.subject == "英语" or not any(re.search(r"\$|\\[()\[\]]", text) for _, text in fields):
         return _not_applicable("latex")
     return _result("latex", [f"{name}: {fault}" for name, text in fields for fault in _latex_faults(text)])
-
-
-_FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 
 
 def _latex_faults(text: str) -> Iterator[str]:
@@ -566,8 +651,7 @@ def _latex_faults(text: str) -> Iterator[str]:
         if text.count(begin) != text.count(end):
             yield f"{text.count(begin)} {begin} but {text.count(end)} {end}"
             return
-    for match in _FORMULA.finditer(text):
-        span = next(group for group in match.groups() if group is not None)
+    for _, _, span in _formulas(text):
         if fault := _unbalanced(span):
             yield f"{fault} in “{_short(span)}”"
 
@@ -592,6 +676,9 @@ def _unbalanced(span: str) -> str:
     return f"\\begin{{{stack[-1]}}} without its \\end" if stack else ""
 
 
+_SIGNS = re.compile(rf"([\W_]{{{LOOP_BLOCK - 1}}})[\W_]+")
+
+
 def check_repetition(item: Item) -> Result:
     """No block of 8 characters or more stands 4 times in a row, and most 10-grams occur once."""
     if not (item.question or item.analysis):
@@ -599,8 +686,9 @@ def check_repetition(item: Item) -> Result:
     faults = []
     for name, text in (("题干", item.question), ("参考答案", "".join(item.answer)), ("解析", item.analysis)):
         # LaTeX words repeat in any long formula (\\overrightarrow), whatever it says.
-        # Rules, dots and blanks to fill in repeat by nature.
+        # Rules, dots and blanks to fill in repeat by nature; what is left of them is shorter than a block.
         text = re.sub(r"([\W_])\1{2,}", r"\1", re.sub(r"\\[a-zA-Z]+|[{}$\s]", "", text))
+        text = _SIGNS.sub(r"\1", text)
         if block := _looping_block(text):
             faults.append(f"{name}: “{_short(block)}” stands {LOOP_TIMES} times in a row")
             continue
@@ -614,23 +702,31 @@ def check_repetition(item: Item) -> Result:
 
 
 def _looping_block(text: str) -> str:
-    places: dict[str, list[int]] = {}
-    for start in range(len(text) - LOOP_BLOCK + 1):
-        places.setdefault(text[start : start + LOOP_BLOCK], []).append(start)
-    for gram, starts in places.items():
-        if len(starts) < LOOP_TIMES or not normalize(gram):
-            continue
-        there = set(starts)
-        for number, start in enumerate(starts):
-            for other in starts[number + 1 :]:
-                period = other - start
-                if period < LOOP_BLOCK:
-                    continue
-                if not all(start + times * period in there for times in range(2, LOOP_TIMES)):
-                    continue
-                block = text[start:other]
-                if text.startswith(block * LOOP_TIMES, start):
-                    return block
+    """A block of at least `LOOP_BLOCK` characters that stands `LOOP_TIMES` times in a row, or nothing."""
+    grams = [text[start : start + LOOP_BLOCK] for start in range(len(text) - LOOP_BLOCK + 1)]
+    number = {gram: place for place, gram in enumerate(grams)}
+    places = [number[gram] for gram in grams]
+    if len(places) - len(number) < LOOP_TIMES - 1:
+        return ""
+    for period in range(LOOP_BLOCK, len(text) // LOOP_TIMES + 1):
+        # Every such row covers three multiples of its period with the same gram at each; the sum over all periods of
+        # these multiples is n log n.
+        anchors = places[::period]
+        checked = 0
+        for step, (one, two, three) in enumerate(zip(anchors, anchors[1:], anchors[2:], strict=False)):
+            if not one == two == three or step * period < checked:
+                continue
+            start = end = step * period
+            while end + period < len(text) and text[end] == text[end + period]:
+                end += 1
+            checked = end
+            # The row reaches two periods from its first multiple, and less than one before it.
+            if end - start < (LOOP_TIMES - 2) * period:
+                continue
+            while start and text[start - 1] == text[start - 1 + period]:
+                start -= 1
+            if end - start >= (LOOP_TIMES - 1) * period:
+                return text[start : start + period]
     return ""
 
 
@@ -662,10 +758,11 @@ def check_language(item: Item) -> Result:
     text = f"{item.question}\n{' '.join(item.answer)}\n{item.analysis}"
     if item.subject == "英语":
         return _not_applicable("language")
-    text = re.sub(r"!\[[^]]*\]\([^)]*\)|\\[a-zA-Z]+", " ", _FORMULA.sub(" ", text))
+    text = _without(text, ((start, end) for start, end, _ in _formulas(text)))
+    text = re.sub(r"\\[a-zA-Z]+", " ", _without(text, _images(text)))
     han = len(re.findall(r"[\u3400-\u9fff]", text))
     # Greek letters are formulas; every other script in a Chinese question is a slip of the model.
-    other = sum(letter.isalpha() and not "Ͱ" <= letter <= "Ͽ" for letter in unicodedata.normalize("NFKC", text)) - han
+    other = sum(letter.isalpha() and not "Ͱ" <= letter <= "Ͽ" for letter in text.translate(_SPELT_OUT)) - han
     if han + other < HAN_LEAST:
         return _not_applicable("language")
     share = han / (han + other)
@@ -686,17 +783,20 @@ def check_quotes(item: Item) -> Result:
     if item.subject == "英语" or not item.question:
         return _not_applicable("quotes")
     analysis = "".join(fold(item.analysis).split())
-    stem = "".join(item.question.split())
+    stem = normalize(item.question)
+    there = _grams(stem, QUOTE_GRAM)
     faults, found = [], False
     for match in _QUOTE.finditer(analysis):
         # An ellipsis joins pieces from different places.
         pieces = [
             piece for piece in re.split(r"…+|\.{3,}|—{2,}", match.group(1)) if len(normalize(piece)) >= QUOTE_LEAST
         ]
-        if not pieces or _NOT_QUOTED.search(analysis[: match.start()]):
+        # The longest negation and the eight characters behind it are ten characters.
+        if not pieces or _NOT_QUOTED.search(analysis[max(0, match.start() - 10) : match.start()]):
             continue
         found = True
-        if max(containment(piece, stem, QUOTE_GRAM) for piece in pieces) < QUOTE_SHARE:
+        wanted = [_grams(normalize(piece), QUOTE_GRAM) for piece in pieces]
+        if max(len(grams & there) / len(grams) for grams in wanted) < QUOTE_SHARE:
             faults.append(f"the 解析 quotes “{_short(match.group(1), 40)}”, which the 题干 does not contain")
     return _result("quotes", faults) if found else _not_applicable("quotes")
 
@@ -804,7 +904,8 @@ def check_key_bias(items: Iterable[Item]) -> Result:
 
 
 def _result(name: str, faults: Sequence[str]) -> Result:
-    return Result(name, Outcome.FAIL if faults else Outcome.PASS, "; ".join(faults))
+    more = [f"and {len(faults) - FAULTS_SHOWN} more"] if len(faults) > FAULTS_SHOWN else []
+    return Result(name, Outcome.FAIL if faults else Outcome.PASS, "; ".join([*faults[:FAULTS_SHOWN], *more]))
 
 
 def _not_applicable(name: str) -> Result:
@@ -818,7 +919,8 @@ def _one_choice(item: Item) -> bool:
 
 def _plain(text: str) -> str:
     """Text without layout, and letters without LaTeX dress (`$\\mathrm{A}$` is A)."""
-    text = re.sub(r"\\(?:mathrm|mathbf|text|rm)[ \t]*\{[ \t]*([^{}]*?)[ \t]*\}", r"\1", fold(text))
+    dressed = r"\\(?:mathrm|mathbf|text|rm)[ \t]*\{([^{}]*)\}"
+    text = re.sub(dressed, lambda match: match.group(1).strip(" \t"), fold(text))
     text = re.sub(r"[$ \t\u3000]+", "", text)
     # Line breaks of the print may split a verdict, but they also keep 故选C and the next line's B正确 apart.
     return re.sub(r"(?<![A-H])\n(?=[^\n])|(?<=[A-H])\n(?=[^\nA-H])", "", text)
@@ -829,5 +931,59 @@ def _short(text: str, limit: int = 24) -> str:
     return text if len(text) <= limit else text[:limit] + "…"
 
 
-def _around(text: str, match: re.Match[str], margin: int = 8) -> str:
-    return " ".join(text[max(0, match.start() - margin) : match.end() + margin].split())
+def _around(text: str, start: int, end: int, margin: int = 8) -> str:
+    return _short(text[max(0, start - margin) : end + margin], 60)
+
+
+class _Places:
+    """Where a mark stands in a text. Looking for the next one costs no second reading of the text."""
+
+    def __init__(self, text: str, mark: str) -> None:
+        self.starts = [match.start() for match in re.finditer(f"(?={re.escape(mark)})", text)]
+
+    def next(self, position: int) -> int | None:
+        """The first one from `position` on."""
+        index = bisect_left(self.starts, position)
+        return self.starts[index] if index < len(self.starts) else None
+
+
+_FORMULA_MARKS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
+
+
+def _formulas(text: str) -> Iterator[tuple[int, int, str]]:
+    """Each formula as (where it begins, where it ends, what is between its marks)."""
+    ends = {mark: _Places(text, mark) for _, mark in _FORMULA_MARKS}
+    done = 0
+    for opening in re.finditer(r"\$|\\[(\[]", text):
+        start = opening.start()
+        if start < done:
+            continue
+        for begin, mark in _FORMULA_MARKS:
+            # Something stands between the marks: `$$` alone is no formula.
+            end = ends[mark].next(start + len(begin) + 1) if text.startswith(begin, start) else None
+            if end is not None:
+                done = end + len(mark)
+                yield start, done, text[start + len(begin) : end]
+                break
+
+
+def _images(text: str) -> Iterator[tuple[int, int]]:
+    """Where Markdown images stand: `![…](…)`, of one cut off the beginning."""
+    squares, rounds = _Places(text, "]"), _Places(text, ")")
+    done = 0
+    for opening in re.finditer(r"!\[", text):
+        square = squares.next(opening.end())
+        if opening.start() < done or square is None or not text.startswith("](", square):
+            continue
+        end = rounds.next(square + 2)
+        done = square + 2 if end is None else end + 1
+        yield opening.start(), done
+
+
+def _without(text: str, spans: Iterable[tuple[int, int]]) -> str:
+    """The text with a blank in place of each span."""
+    kept, done = [], 0
+    for start, end in spans:
+        kept.append(text[done:start])
+        done = end
+    return " ".join([*kept, text[done:]])
