@@ -55,7 +55,9 @@ def render_prompt(record: Record) -> list[Message]:
         f"你是高考{record.subject}命题人。请依据给出的两段内容命制一道高考{record.type}"
         f"（{TYPE_HINTS[record.type]}），按以下三行格式作答：\n" + "\n".join(f"{section}：" for section in SECTIONS)
     )
-    user = f"{TEXTBOOK}：{record.textbook or '无'}\n{OUTSIDE}：{record.outside or '无'}"
+    lines = [f"{TEXTBOOK}：{record.textbook or '无'}", f"{OUTSIDE}：{record.outside or '无'}"]
+    lines += [f"{name}：{value}" for name, value in (("难度", record.difficulty), ("知识点", record.topic)) if value]
+    user = "\n".join(lines)
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
 
@@ -78,10 +80,10 @@ def prepare_input(record: Record) -> list[Message]:
 def parse(text: str) -> Question:
     """Read 题干, 参考答案 and 解析 from a model's text.
 
-    Headers stand at line starts and end in `：`, `:` or `；`; Markdown marks around them are passed over. The first
-    header of each kind counts; text before the first is dropped.
+    Headers stand at line starts and end in `：`, `:` or `；`; Markdown marks around them are passed over, those at the
+    start of a section are kept. The first header of each kind counts; text before the first is dropped.
     """
-    found = [(match.group(1), match.start(), match.end()) for match in HEADER.finditer(text)]
+    found = [(match["name"], match.start(), match.end()) for match in HEADER.finditer(text)]
     names = [name for name, _, _ in found]
     contents: dict[str, str] = {}
     for index, (name, _, end) in enumerate(found):

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from gaokao.errors import UserError
@@ -19,13 +19,30 @@ from gaokao.sources import read_raw as read_raw
 SUBJECTS = ("语文", "数学", "英语", "物理", "化学", "生物", "政治", "历史", "地理")
 TYPES = ("单选题", "多选题", "填空题", "主观题")
 TYPE_ALIASES = {"大题": "主观题", "解答题": "主观题", "简答题": "主观题"}
-KEY_ALIASES = {"科目": "subject", "题型": "type", "题干": "question", "参考答案": "answer", "解析": "analysis"}
+DIFFICULTIES = ("基础", "中档", "压轴")
+DIFFICULTY_ALIASES = {"易": "基础", "容易": "基础", "中": "中档", "中等": "中档", "难": "压轴", "困难": "压轴"}
+TOPIC_CHARS = 50
+KEY_ALIASES = {
+    "科目": "subject",
+    "题型": "type",
+    "题干": "question",
+    "参考答案": "answer",
+    "解析": "analysis",
+    "难度": "difficulty",
+    "知识点": "topic",
+}
 TEXTBOOK, OUTSIDE = "课本内容", "课外内容"
-RECORD_KEYS = ("id", "subject", "type", TEXTBOOK, OUTSIDE, "question", "answer", "analysis")
+RECORD_KEYS = ("id", "subject", "type", TEXTBOOK, OUTSIDE, "question", "answer", "analysis", "difficulty", "topic")
 
-# The headers of the answer format. They stand here because a record must not contain such a line itself.
+# The headers of the answer format. They stand here because a record must not contain such a line itself. Stars behind
+# the colon belong to the header only where it opened with stars and has not closed them: `**题干：** 甲`, not `题干：*甲`.
 SECTIONS = ("题干", "参考答案", "解析")
-HEADER = re.compile(r"^[ \t#*]*(题干|参考答案|解析)[ \t*]*[：:；][ \t*]*", re.MULTILINE)
+HEADER = re.compile(
+    r"^[ \t#]*(?P<open>\*[ \t#*]*)?(?P<name>题干|参考答案|解析)[ \t]*(?P<close>\*[ \t*]*)?[：:；]"
+    r"(?(open)(?(close)|[ \t*]*))",
+    re.MULTILINE,
+)
+_NUMBERED = re.compile(r"^[（(]([1-9][0-9]*)[）)][ \t]*", re.MULTILINE)
 # A tokenizer would read these as the end of a turn, whatever stands around them.
 CHAT_MARKER = re.compile(r"<\|(?:im_start|im_end|endoftext)\|>")
 
@@ -47,6 +64,10 @@ class Record:
     question: str = ""
     answer: tuple[str, ...] = ()
     analysis: str = ""
+    difficulty: str = ""
+    """基础, 中档 or 压轴; empty where the file does not say."""
+    topic: str = ""
+    """知识点 in one line; empty where the file does not say."""
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -67,7 +88,29 @@ class Record:
             row["question"] = self.question
             row["answer"] = self.answer[0] if len(self.answer) == 1 else list(self.answer)
             row["analysis"] = self.analysis
-        return {**row, **self.extra}
+        hints = {"difficulty": self.difficulty, "topic": self.topic}
+        return {**row, **{key: value for key, value in hints.items() if value}, **self.extra}
+
+
+def drop_hints(records: Iterable[Record], seed: int) -> list[Record]:
+    """The records as a training shows them: difficulty and topic each left out of half of those that have it.
+
+    So the model learns the prompt with them and without. What is left out depends on the seed and on the record's id
+    only, whatever stands beside it and in whatever order.
+    """
+    return [
+        replace(
+            record,
+            difficulty="" if _coin(seed, record.id, "difficulty") else record.difficulty,
+            topic="" if _coin(seed, record.id, "topic") else record.topic,
+        )
+        for record in records
+    ]
+
+
+def _coin(*values: object) -> bool:
+    # Python's own hash of a text differs from process to process.
+    return bool(hashlib.sha256(json.dumps(values).encode()).digest()[0] & 1)
 
 
 def join_answers(answers: Iterable[str]) -> str:
@@ -81,20 +124,16 @@ def join_answers(answers: Iterable[str]) -> str:
 def split_answers(text: str) -> tuple[str, ...]:
     """The inverse of `join_answers`; a text that is not numbered from （1） at line starts is one answer."""
     text = text.strip()
-    parts: list[str] = []
-    start = 0
-    while True:
-        mark = re.compile(rf"^[（(]{len(parts) + 1}[）)][ \t]*", re.MULTILINE).search(text, start)
-        if mark is None or (not parts and mark.start() != 0):
+    marks: list[re.Match[str]] = []
+    for mark in _NUMBERED.finditer(text):
+        if not marks and mark.start():
             break
-        if parts:
-            parts[-1] = text[start : mark.start()].strip()
-        parts.append("")
-        start = mark.end()
-    if len(parts) < 2:
+        if mark.group(1) == str(len(marks) + 1):
+            marks.append(mark)
+    if len(marks) < 2:
         return (text,) if text else ()
-    parts[-1] = text[start:].strip()
-    return tuple(parts)
+    stops = [mark.start() for mark in marks[1:]] + [len(text)]
+    return tuple(text[mark.end() : stop].strip() for mark, stop in zip(marks, stops, strict=True))
 
 
 def parse_record(raw: Raw, position: int, purpose: Purpose) -> tuple[Record | None, list[str]]:
@@ -140,6 +179,14 @@ def parse_record(raw: Raw, position: int, purpose: Purpose) -> tuple[Record | No
     question = text("question", needed=train)
     analysis = text("analysis", needed=train)
     answer = _answer(row.get("answer"), train, faults)
+    difficulty = row.get("difficulty")
+    if difficulty is None or (isinstance(difficulty, str) and not difficulty.strip()):
+        difficulty = ""
+    else:
+        difficulty = _one_of("difficulty (难度)", difficulty, DIFFICULTIES, DIFFICULTY_ALIASES, faults, optional=True)
+    topic = text("topic", needed=False)
+    if len(topic) > TOPIC_CHARS or len(topic.splitlines()) > 1:
+        faults.append(f"topic (知识点) is {_shown(topic)}; it must be one line of at most {TOPIC_CHARS} characters")
     identity = row.get("id")
     if identity is None or identity == "":
         digest = hashlib.sha256(json.dumps(row, ensure_ascii=False, sort_keys=True).encode()).hexdigest()[:8]
@@ -149,16 +196,26 @@ def parse_record(raw: Raw, position: int, purpose: Purpose) -> tuple[Record | No
     if faults:
         return None, [f"{raw.where} (id {identity}): {fault}" for fault in faults]
     extra = {key: value for key, value in row.items() if key not in RECORD_KEYS}
-    return Record(str(identity), subject, kind, textbook, outside, question, answer, analysis, extra), []
+    texts = (subject, kind, textbook, outside, question, answer, analysis, difficulty, topic)
+    return Record(str(identity), *texts, extra), []
 
 
-def _one_of(shown: str, value: Any, choices: tuple[str, ...], aliases: dict[str, str], faults: list[str]) -> str:
+def _one_of(
+    shown: str,
+    value: Any,
+    choices: tuple[str, ...],
+    aliases: dict[str, str],
+    faults: list[str],
+    *,
+    optional: bool = False,
+) -> str:
     if isinstance(value, str):
         name = aliases.get(value.strip(), value.strip())
         if name in choices:
             return name
     found = "is missing" if value is None else f"is {_shown(value)}"
-    faults.append(f"{shown} {found}; it must be one of {' '.join([*choices, *aliases])}")
+    other = ", or leave it out" if optional else ""
+    faults.append(f"{shown} {found}; it must be one of {' '.join([*choices, *aliases])}{other}")
     return ""
 
 
@@ -172,21 +229,39 @@ def _answer(value: Any, needed: bool, faults: list[str]) -> tuple[str, ...]:
     if not all(isinstance(part, str) for part in parts):
         faults.append(f"{shown} is {_shown(value)}; it must be a text, or a list of texts, one per sub-question")
         return ()
-    parts = [_checked(shown, part.strip(), faults) for part in parts]
-    if not all(parts):
-        faults.append(f"{shown} holds an empty text: {_shown(value)}; write it, or remove the record")
+    given = tuple(_unix(part.strip()) for part in parts)
     # One canonical form, so that parse(render(record)) gives it back whichever way the file spelt it.
-    return split_answers(join_answers(parts))
+    answer = split_answers(join_answers(given))
+    if not all(given):
+        faults.append(f"{shown} holds an empty text: {_shown(value)}; write it, or remove the record")
+    elif not all(answer):
+        faults.append(
+            f"{shown} has nothing behind （{answer.index('') + 1}）: {_shown(value)}; write that sub-answer, or take "
+            "its number out"
+        )
+    elif len(given) > 1 and answer != given:
+        faults.append(
+            f"{shown} has a line in one of its texts that begins like the next sub-answer: {_shown(value)}; number "
+            "lines within a text in another way, such as ① or 1."
+        )
+    for part in answer:
+        _checked(shown, part, faults)
+    return answer
 
 
 def _checked(shown: str, value: str, faults: list[str]) -> str:
+    value = _unix(value)
     if found := CHAT_MARKER.search(value):
         faults.append(f"{shown} contains the chat marker {found.group()}, which would end the turn; remove it")
     if found := HEADER.search(value):
         faults.append(
             f"{shown} has a line that begins with {found.group().strip()!r}, a header of the answer; reword it"
         )
-    return value.replace("\r\n", "\n")
+    return value
+
+
+def _unix(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _shown(value: Any, limit: int = 40) -> str:

@@ -285,7 +285,8 @@ def _read_csv(path: Path) -> Iterator[Raw]:
                     'line ends in "…", and double the quotation marks in them',
                 )
                 continue
-            yield Raw(where, {name: _cell(name, cell) for name, cell in zip(header, row, strict=True)})
+            cells = {name: _cell(name, cell) for name, cell in zip(header, row, strict=True)}
+            yield Raw(where, cells, _half_character(cells) if any("\\u" in cell for cell in row) else "")
     except csv.Error as error:
         raise _UnreadableError(
             f"{path}:{start}",
