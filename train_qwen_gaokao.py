@@ -102,9 +102,8 @@ def train(resolved: Resolved, records: list[Record], pool: Pool, processes: Any,
     )
     start = runs.Start()
     if processes.is_main_process:
-        found = training.find_checkpoints(run / runs.CHECKPOINTS, processes.num_processes, dtype.value == "fp16")
-        start = runs.plan_start(run, config.train.resume, record, found.newest)
-        say(f"run       {start.text}" + "".join(f"; {path} is passed over: {fault}" for path, fault in found.broken))
+        start = runs.plan_start(run, config.train.resume, record)
+        say(f"run       {start.text}")
     (start,) = broadcast_object_list([start])
     if start.finished:
         say(f"next      {next_step}")
@@ -149,8 +148,7 @@ def train(resolved: Resolved, records: list[Record], pool: Pool, processes: Any,
     # 4. Train. The record stands there from the first step on: a resumed run is compared with it.
     record |= {"steps_planned": steps, "tokens": tokens, "spans": [*start.spans]}
     if processes.is_main_process:
-        say(runs.open_run(run, record, new=start.checkpoint is None))
-        training.remove_broken(found)
+        say(runs.open_run(run, record, start))
     processes.wait_for_everyone()
     span = training.fit(trainer, start.checkpoint, steps, config.train.save_minutes)
     record |= {"steps": span.last_step, "history": trainer.state.log_history}
@@ -172,7 +170,8 @@ def train(resolved: Resolved, records: list[Record], pool: Pool, processes: Any,
         say(f"adapter   of step {step} of {span.last_step}: {why}")
         say(f"files     {run / runs.ADAPTER}, {run / 'loss.png'}, {run / runs.RUN_RECORD}")
         say(f"next      {next_step}")
-        say(*filter(None, [closing_line(resolved)]))
+        if line := closing_line(resolved):
+            say(line)
 
 
 if __name__ == "__main__":

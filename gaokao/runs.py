@@ -5,13 +5,16 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
+import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
 
 from gaokao.errors import UserError, faults_text
 
@@ -103,12 +106,14 @@ def set_aside(path: Path, unless_only: Iterable[str] = ()) -> Path | None:
 
     Args:
         path: the folder that is wanted.
-        unless_only: names that do not count; a folder with nothing else in it stays.
+        unless_only: names that do not count, as hidden files (locks) do not; a folder with nothing else in it stays.
 
     Returns:
         Where the earlier results are now, or `None` where there were none.
     """
-    if not path.exists() or {entry.name for entry in path.iterdir()} <= set(unless_only):
+    if not path.exists():
+        return None
+    if {entry.name for entry in path.iterdir() if not entry.name.startswith(".")} <= set(unless_only):
         return None
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(path.stat().st_mtime))
     target = path.with_name(f"{path.name}-{stamp}")
@@ -154,6 +159,48 @@ def new_record(config: dict[str, Any], decisive: dict[str, Any], **facts: Any) -
     return spelt
 
 
+class Checkpoints(NamedTuple):
+    """The newest whole checkpoint of a run, and newer ones that are not whole, each with what is wrong."""
+
+    newest: Path | None
+    broken: list[tuple[Path, str]]
+
+
+def find_checkpoints(folder: Path, processes: int, fp16: bool) -> Checkpoints:
+    """Look for the newest checkpoint that a run of so many processes can go on from exactly.
+
+    The Trainer writes a checkpoint in place, file by file, and looks at nothing but the number when it resumes: a
+    missing optimizer state would be a fresh one, a missing random state other dropout.
+    """
+    numbered = [path for path in folder.glob("checkpoint-*") if path.is_dir() and path.name[11:].isdecimal()]
+    broken: list[tuple[Path, str]] = []
+    for path in sorted(numbered, key=step_of, reverse=True):
+        fault = _what_is_broken(path, processes, fp16)
+        if not fault:
+            return Checkpoints(path, broken)
+        broken.append((path, fault))
+    return Checkpoints(None, broken)
+
+
+def _what_is_broken(checkpoint: Path, processes: int, fp16: bool) -> str:
+    random_states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
+    for name in ["optimizer.pt", "scheduler.pt", *random_states, *(["scaler.pt"] if fp16 else [])]:
+        # torch.save writes a zip file, whose directory stands at its end.
+        if not zipfile.is_zipfile(checkpoint / name):
+            return f"{name} is missing or cut off"
+    try:
+        with safe_open(checkpoint / "adapter_model.safetensors", framework="numpy"):
+            pass
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        return f"{Path(str(error.filename or 'adapter_model.safetensors')).name} is missing"
+    except (OSError, ValueError, SafetensorError):
+        return "adapter_model.safetensors or trainer_state.json is cut off"
+    if not isinstance(state, dict) or state.get("global_step") != step_of(checkpoint):
+        return "trainer_state.json is of another step"
+    return ""
+
+
 class Start(NamedTuple):
     """How a training begins: new, from a checkpoint, or not at all because it is finished."""
 
@@ -164,9 +211,11 @@ class Start(NamedTuple):
     """What was trained before."""
     steps: int | None = None
     """Where a finished run ended, if it only gets another adapter; `None`: as the configuration says."""
+    broken: tuple[Path, ...] = ()
+    """Checkpoints that are newer than the one it goes on from, and not whole."""
 
 
-def plan_start(folder: Path, resume: bool | str, asked: dict[str, Any], newest: Path | None) -> Start:
+def plan_start(folder: Path, resume: bool | str, asked: dict[str, Any]) -> Start:
     """Decide whether a training goes on, starts new, or has nothing left to do.
 
     Args:
@@ -174,17 +223,24 @@ def plan_start(folder: Path, resume: bool | str, asked: dict[str, Any], newest: 
         resume: `train.resume`: `auto`, true or false.
         asked: the record of what this command asks for; an interrupted run goes on only where all that is decisive is
             unchanged.
-        newest: the newest whole checkpoint.
 
     Raises:
         UserError: `resume` is true and there is nothing to go on from; or the interrupted run was another one.
     """
     record = read_record(folder) if resume is not False else None
-    if record is None or newest is None or not isinstance(before := record.get("decisive"), dict):
+    before = record.get("decisive") if record else None
+    if record is None or not isinstance(before, dict):
         if resume is True:
-            raise UserError(f"train.resume: {folder} holds no whole checkpoint to go on from; leave it at auto")
+            raise UserError(f"train.resume: {folder} holds no run to go on with; leave it at auto")
         return Start()
-    now, goal = asked["decisive"], asked["goal"]
+    found = find_checkpoints(folder / CHECKPOINTS, before.get("processes", 1), before.get("model.dtype") == "fp16")
+    passed_over = "".join(f"; {path} is passed over: {fault}" for path, fault in found.broken)
+    broken = tuple(path for path, _ in found.broken)
+    if found.newest is None:
+        if resume is True:
+            raise UserError(f"train.resume: {folder} holds no whole checkpoint; leave it at auto{passed_over}")
+        return Start(f"starts new{passed_over}")
+    now, goal, goal_before = asked["decisive"], asked["goal"], record.get("goal", {})
     changed = [
         f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
         for key in sorted({*before, *now})
@@ -202,17 +258,18 @@ def plan_start(folder: Path, resume: bool | str, asked: dict[str, Any], newest: 
                 changed,
             )
         )
-    before_goal = record.get("goal", {})
     spans = tuple(record.get("spans", ()))
-    if not done or any(before_goal.get(key) != goal[key] for key in GOAL_KEYS if key != "train.keep"):
-        return Start(f"goes on from {newest} (to start new instead: --train.resume false)", newest, False, spans)
-    if before_goal == goal and (folder / ADAPTER).is_dir():
+    if not done or any(goal_before.get(key) != goal[key] for key in GOAL_KEYS if key != "train.keep"):
+        text = f"goes on from {found.newest}{passed_over} (to start new instead: --train.resume false)"
+        return Start(text, found.newest, False, spans, None, broken)
+    if goal_before == goal and (folder / ADAPTER).is_dir():
         text = (
             f"{folder} is finished, after {record.get('steps')} steps: nothing to train. Train it again: --train.resume "
             "false; further: a larger --train.num_train_epochs or --train.max_steps"
         )
-        return Start(text, newest, True, spans)
-    return Start(f"{folder} is finished; only its adapter is written again", newest, False, spans, step_of(newest))
+        return Start(text, found.newest, True, spans)
+    text = f"{folder} is finished; only its adapter is written again"
+    return Start(text, found.newest, False, spans, step_of(found.newest), broken)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -220,24 +277,32 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rsplit("-", 1)[1])
 
 
-def open_run(run: Path, record: dict[str, Any], new: bool) -> str:
+def open_run(run: Path, record: dict[str, Any], start: Start) -> str:
     """Write the record of a run that starts, after setting aside what stands in the place of a new one.
 
     Args:
         run: its folder.
         record: what it is made from.
-        new: whether it starts from the beginning.
+        start: how it starts.
 
     Returns:
-        What to say: where an earlier run is now, or where this one is.
+        What to say: where this run is, and where an earlier one is now.
 
     Raises:
         UserError: the folder cannot be written to, or questions are being generated in it.
     """
     aside = None
-    if new and run.exists():
-        with lock(run / GENERATED, "train_qwen_gaokao.py"), lock(run / GENERATED_BASE, "train_qwen_gaokao.py"):
-            aside = set_aside(run, unless_only=(GENERATED_BASE, f".{GENERATED}.lock", f".{GENERATED_BASE}.lock"))
+    if start.checkpoint is None:
+        # The Trainer makes its folder before there is anything to put into it.
+        for folder in (run / CHECKPOINTS, run):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+    if start.checkpoint is None and run.is_dir():
+        with lock(run / GENERATED, "a training"), lock(run / GENERATED_BASE, "a training"):
+            aside = set_aside(run, unless_only=(GENERATED_BASE,))
+    # No file of them may be taken for one of the checkpoint that is written next.
+    for path in start.broken:
+        shutil.rmtree(path, ignore_errors=True)
     make_folder(run)
     write_json(run / RUN_RECORD, record)
     return f"folder    {run}" + (f"; the earlier run was moved to {aside}" if aside else "")

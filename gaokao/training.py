@@ -6,10 +6,8 @@ import json
 import math
 import os
 import random
-import shutil
 import signal
 import time
-import zipfile
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +18,6 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from peft import LoraConfig, set_peft_model_state_dict
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, TrainerCallback, TrainerState
 from trl import SFTConfig, SFTTrainer
@@ -361,12 +358,15 @@ class SaveInTime(TrainerCallback):
     """Save when `minutes` have passed or a signal asked to stop, on all processes at the same step.
 
     The first Ctrl-C (or SIGTERM, which torchrun and batch systems send) ends training after the running step with a
-    checkpoint; a second one ends it at once.
+    checkpoint; another one, some seconds later, ends it at once. What comes sooner is the same Ctrl-C: a terminal sends
+    it to every process, and torchrun hands it on once more.
     """
+
+    ONE_PRESS = 3.0
 
     def __init__(self, minutes: float | None) -> None:
         self.seconds = math.inf if minutes is None else 60 * minutes
-        self.saved = time.monotonic()
+        self.saved = self.asked_at = time.monotonic()
         self.asked = False
 
     @contextlib.contextmanager
@@ -381,9 +381,11 @@ class SaveInTime(TrainerCallback):
                 signal.signal(number, handler)
 
     def _ask(self, number: int, frame: Any) -> None:
-        if self.asked:
+        now = time.monotonic()
+        if self.asked and now - self.asked_at > self.ONE_PRESS:
             raise KeyboardInterrupt
-        self.asked = True
+        if not self.asked:
+            self.asked, self.asked_at = True, now
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Save, and stop where that was asked."""
@@ -616,54 +618,6 @@ def count_tokens(dataset: datasets.Dataset) -> dict[str, int]:
         "tokens": sum(len(row) for row in labels),
         "completion_tokens": sum(sum(label != -100 for label in row) for row in labels),
     }
-
-
-class Checkpoints(NamedTuple):
-    """The newest whole checkpoint of a run, and newer ones that are not whole, each with what is wrong."""
-
-    newest: Path | None
-    broken: list[tuple[Path, str]]
-
-
-def find_checkpoints(folder: Path, processes: int, fp16: bool) -> Checkpoints:
-    """Look for the newest checkpoint that a run of so many processes can go on from exactly.
-
-    The Trainer writes a checkpoint in place, file by file, and looks at nothing but the number when it resumes: a
-    missing optimizer state would be a fresh one, a missing random state other dropout.
-    """
-    numbered = [path for path in folder.glob("checkpoint-*") if path.is_dir() and path.name[11:].isdecimal()]
-    broken: list[tuple[Path, str]] = []
-    for path in sorted(numbered, key=step_of, reverse=True):
-        fault = _what_is_broken(path, processes, fp16)
-        if not fault:
-            return Checkpoints(path, broken)
-        broken.append((path, fault))
-    return Checkpoints(None, broken)
-
-
-def _what_is_broken(checkpoint: Path, processes: int, fp16: bool) -> str:
-    random_states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
-    for name in ["optimizer.pt", "scheduler.pt", *random_states, *(["scaler.pt"] if fp16 else [])]:
-        # torch.save writes a zip file, whose directory stands at its end.
-        if not zipfile.is_zipfile(checkpoint / name):
-            return f"{name} is missing or cut off"
-    try:
-        with safe_open(checkpoint / "adapter_model.safetensors", framework="pt"):
-            pass
-        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        return f"{Path(str(error.filename or 'adapter_model.safetensors')).name} is missing"
-    except (OSError, ValueError, SafetensorError):
-        return "adapter_model.safetensors or trainer_state.json is cut off"
-    if not isinstance(state, dict) or state.get("global_step") != step_of(checkpoint):
-        return "trainer_state.json is of another step"
-    return ""
-
-
-def remove_broken(checkpoints: Checkpoints) -> None:
-    """Delete what cannot be gone on from, so that no file of it is taken for one of the checkpoint written next."""
-    for path, _ in checkpoints.broken:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def curves(history: Sequence[dict[str, Any]]) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:

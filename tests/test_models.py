@@ -141,13 +141,119 @@ def test_modelscope_without_its_client_says_what_to_install(tmp_path: Path) -> N
         models.locate_base("Qwen/Qwen2.5-14B-Instruct", "modelscope", None, tmp_path, quiet)
 
 
-def test_automatic_choices_have_reasons_and_a_named_one_that_cannot_run_is_refused() -> None:
-    assert models.choose_attention("auto", on_gpu=False) == ("sdpa", "no FlashAttention 2: there is no CUDA GPU")
-    assert models.choose_attention("eager", on_gpu=False) == ("eager", "model.attention")
+def test_on_a_cpu_choices_have_reasons_and_a_named_one_that_cannot_run_is_refused() -> None:
+    assert models.choose_attention("auto", False, "bf16") == ("sdpa", "no FlashAttention 2: there is no CUDA GPU")
+    assert models.choose_attention("eager", False, "fp32") == ("eager", "model.attention")
     with pytest.raises(UserError, match="flash_attention_2: there is no CUDA GPU"):
-        models.choose_attention("flash_attention_2", on_gpu=False)
+        models.choose_attention("flash_attention_2", False, "bf16")
     assert models.choose_dtype("fp16", on_gpu=False).value == "fp16"
-    assert models.choose_dtype("auto", on_gpu=False).value in ("bf16", "fp32")
+    able = torch.cpu.get_capabilities()
+    expected = "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
+    assert models.choose_dtype("auto", on_gpu=False).value == expected
+
+
+@pytest.mark.parametrize(("able", "expected"), [(True, "bf16"), (False, "fp16")])
+def test_on_a_gpu_bf16_is_taken_where_the_hardware_has_it(
+    monkeypatch: pytest.MonkeyPatch, able: bool, expected: str
+) -> None:
+    # Emulated bf16, which old GPUs offer as well, is slower than fp16.
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or able)
+    assert models.choose_dtype("auto", on_gpu=True).value == expected
+    assert models.choose_dtype("fp32", on_gpu=True) == ("fp32", "model.dtype")
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "package", "expected"),
+    [
+        ((8, 0), "bf16", "", "flash_attention_2"),
+        ((9, 0), "fp16", "", "flash_attention_2"),
+        ((7, 5), "fp16", "", "older than Ampere"),
+        ((8, 0), "fp32", "", "bf16 and fp16 only"),
+        ((8, 0), "bf16", None, "flash-attn is not installed"),
+        ((8, 0), "bf16", "raise OSError('undefined symbol: _ZN3c10')", "does not load (undefined symbol"),
+        ((8, 0), "bf16", "import a_module_that_is_not_there", "does not load (No module named"),
+    ],
+)
+def test_flash_attention_is_taken_where_gpu_dtype_and_build_allow_it(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capability: tuple[int, int],
+    dtype: str,
+    package: str | None,
+    expected: str,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    if package is not None:
+        (tmp_path / "flash_attn").mkdir()
+        (tmp_path / "flash_attn" / "__init__.py").write_text(package, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
+    choice = models.choose_attention("auto", True, dtype)
+    if expected == "flash_attention_2":
+        assert choice.value == expected
+        assert models.choose_attention(expected, True, dtype).value == expected
+    else:
+        assert choice.value == "sdpa" and expected in choice.reason
+        with pytest.raises(UserError, match="model.attention = flash_attention_2"):
+            models.choose_attention("flash_attention_2", True, dtype)
+    monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
+
+
+def test_rows_longer_than_the_context_of_the_base_are_refused(small_base: Path) -> None:
+    models.require_context(small_base, 4096)
+    with pytest.raises(UserError, match=r"train.max_length = 4097 is above the context .* 4096 tokens"):
+        models.require_context(small_base, 4097)
+
+
+def test_an_old_adapter_stays_when_the_new_one_cannot_be_put_in_its_place(
+    adapter: Path, small_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run" / "adapter"
+    shutil.copytree(adapter, folder)
+    before = (folder / "adapter_model.safetensors").read_bytes()
+    model = get_peft_model(load(small_base), LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(models, "write_json", full)
+    with pytest.raises(OSError, match="No space left"):
+        models.save_adapter(model, models.load_tokenizer(small_base), now(small_base), folder)
+    assert (folder / "adapter_model.safetensors").read_bytes() == before
+
+
+def test_the_fingerprint_of_a_base_reads_shapes_and_weights_apart(small_base: Path, tmp_path: Path) -> None:
+    whole = models.base_fingerprint(small_base)
+
+    def changed(change: Callable[[Path], None]) -> str:
+        folder = tmp_path / "b"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(small_base, folder)
+        change(folder)
+        return models.base_fingerprint(folder)
+
+    def last_weight(folder: Path) -> None:
+        data = bytearray((folder / "model.safetensors").read_bytes())
+        # The sixteenth sample begins here.
+        header = 8 + int.from_bytes(data[:8], "little")
+        data[header + (len(data) - header) * 15 // 16] ^= 1
+        (folder / "model.safetensors").write_bytes(data)
+
+    def other_shape(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}), encoding="utf-8")
+
+    def other_version(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        (folder / "config.json").write_text(json.dumps(config | {"transformers_version": "1"}), encoding="utf-8")
+
+    def renamed_tensor(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        weights["other"] = weights.pop("model.norm.weight")
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+    assert changed(lambda folder: None) == changed(other_version) == whole
+    assert len({whole, changed(last_weight), changed(other_shape), changed(renamed_tensor)}) == 4
 
 
 def test_a_driver_with_gpus_and_a_torch_without_cuda_is_an_error() -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from conftest import ROOT, record_row, run_script
 
+from gaokao.runs import lock
+
 
 @pytest.fixture(scope="module")
 def arguments(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
@@ -51,12 +53,26 @@ def test_training_leaves_adapter_tokenizer_plot_and_run_record(trained: Path) ->
     assert record["metrics"]["validation_loss_last"] > 0
 
 
+def test_the_run_record_says_what_decided_the_run_and_how_it_went(trained: Path) -> None:
+    record = load(trained / "run.json")
+    assert record["status"] == "finished" and record["steps"] == record["steps_planned"] == 3
+    assert record["decisive"]["lora.r"] == 4 and record["decisive"]["processes"] == 1
+    assert record["goal"]["train.max_steps"] == 3
+    (span,) = record["spans"]
+    assert (span["first_step"], span["last_step"], span["finished"]) == (0, 3, True)
+    assert span["tokens"] == record["metrics"]["tokens_seen"] > 0
+    losses = {entry["step"]: entry["eval_loss"] for entry in record["history"] if "eval_loss" in entry}
+    assert set(losses) == {2, 3}
+    assert losses[record["adapter_step"]] == min(losses.values()) == record["metrics"]["validation_loss_best"]
+
+
 def test_training_prints_one_screen_and_what_to_run_next(trained: Path) -> None:
     lines = (trained / "printed.txt").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 24
-    for start in ("run ", "base ", "device ", "data ", "training ", "result ", "files ", "next "):
+    for start in ("run ", "base ", "device ", "data ", "training ", "batch ", "result ", "adapter ", "files ", "next "):
         assert any(line.startswith(start) for line in lines), start
     assert "python infer_qwen_gaokao.py" in lines[-1]
+    assert any(line.startswith("WARNING   3 optimizer steps hardly train") for line in lines)
 
 
 def test_no_warning_of_a_library_reaches_the_user(arguments: list[str], trained: Path) -> None:
@@ -81,12 +97,45 @@ def test_generation_writes_questions_and_scores(arguments: list[str], trained: P
     assert again.stdout.splitlines()[:4] == done.stdout.splitlines()[-5:-1]
 
 
-def test_an_earlier_run_is_set_aside_and_not_overwritten(arguments: list[str], trained: Path) -> None:
+def test_a_finished_run_is_left_as_it_is_and_set_aside_only_where_that_is_asked(
+    arguments: list[str], trained: Path
+) -> None:
     again = [*arguments, "--output.run=again", "--train.max_steps=1"]
     assert run_script("train_qwen_gaokao.py", *again).returncode == 0
+    before = {path: path.stat().st_mtime_ns for path in (trained.parent / "again").rglob("*")}
     done = run_script("train_qwen_gaokao.py", *again)
+    assert done.returncode == 0
+    assert "is finished, after 1 steps: nothing to train" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in (trained.parent / "again").rglob("*")} == before
+    done = run_script("train_qwen_gaokao.py", *again, "--train.resume=false")
     assert "the earlier run was moved to" in done.stdout
     assert len([path for path in trained.parent.iterdir() if path.name.startswith("again")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [("--train.max_length=64", "every one of the 20 records"), ("--lora.target_modules=c_attn", "use all-linear")],
+)
+def test_a_training_that_fails_before_its_first_step_leaves_the_earlier_run_in_its_place(
+    arguments: list[str], trained: Path, wrong: str, said: str
+) -> None:
+    done = run_script("train_qwen_gaokao.py", *arguments, "--train.resume=false", wrong)
+    assert done.returncode == 2 and said in done.stderr
+    assert (trained / "adapter" / "adapter_model.safetensors").exists()
+
+
+def test_a_second_training_of_a_run_is_refused_and_told_who_holds_it(arguments: list[str], trained: Path) -> None:
+    with lock(trained, "a training of this test"):
+        done = run_script("train_qwen_gaokao.py", *arguments)
+    assert done.returncode == 2
+    assert f"is in use by a training of this test (process {os.getpid()} on" in done.stderr
+
+
+def test_a_run_is_not_set_aside_while_questions_are_written_into_it(arguments: list[str], trained: Path) -> None:
+    with lock(trained / "generated", "an inference"):
+        done = run_script("train_qwen_gaokao.py", *arguments, "--train.resume=false")
+    assert done.returncode == 2 and "is in use by an inference" in done.stderr
+    assert (trained / "adapter").is_dir()
 
 
 def test_a_results_folder_that_cannot_be_written_is_named(arguments: list[str], tmp_path: Path) -> None:
@@ -113,7 +162,7 @@ def test_an_adapter_folder_that_is_missing_is_named(arguments: list[str], tmp_pa
 def test_resuming_without_a_checkpoint_is_named(arguments: list[str]) -> None:
     done = run_script("train_qwen_gaokao.py", *arguments, "--output.run=never", "--train.resume=true")
     assert done.returncode == 2
-    assert "holds no checkpoint; start without --train.resume" in done.stderr
+    assert "holds no whole checkpoint to go on from" in done.stderr
 
 
 def interrupt(script: str, arguments: list[str], ready: Any, by: signal.Signals = signal.SIGINT) -> tuple[int, str]:
@@ -130,25 +179,62 @@ def interrupt(script: str, arguments: list[str], ready: Any, by: signal.Signals 
     return process.returncode, stderr
 
 
-def test_ctrl_c_in_training_keeps_a_checkpoint_and_says_how_to_go_on(arguments: list[str], trained: Path) -> None:
-    long = [*arguments, "--output.run=stopped", "--train.max_steps=100000", "--train.save_steps=1"]
-    checkpoints = trained.parent / "stopped" / "checkpoints"
-    code, said = interrupt(
-        "train_qwen_gaokao.py", long, lambda: any(checkpoints.glob("checkpoint-*/trainer_state.json"))
-    )
-    assert code == 130
-    assert "is kept; go on with --train.resume true" in said
+@pytest.fixture(scope="module")
+def stopped(arguments: list[str], trained: Path) -> tuple[list[str], Path, str]:
+    """A run that Ctrl-C ended some steps after a checkpoint."""
+    long = [*arguments, "--output.run=stopped", "--train.max_steps=100000", "--train.save_steps=7",
+            "--train.keep=last", "--train.eval_steps=100000"]  # fmt: skip
+    run = trained.parent / "stopped"
+    first = run / "checkpoints" / "checkpoint-7" / "trainer_state.json"
+    code, said = interrupt("train_qwen_gaokao.py", long, first.exists)
+    assert code == 130, said
+    return long, run, said
+
+
+def test_ctrl_c_in_training_saves_the_step_and_the_same_command_goes_on(
+    stopped: tuple[list[str], Path, str],
+) -> None:
+    long, run, said = stopped
+    assert "all of them saved; the same command goes on" in said
     assert "Traceback" not in said
-    kept = max(int(path.name.split("-")[1]) for path in checkpoints.glob("checkpoint-*"))
-    done = run_script(
-        "train_qwen_gaokao.py",
-        *arguments,
-        "--output.run=stopped",
-        f"--train.max_steps={kept + 2}",
-        "--train.resume=true",
-    )
+    record = load(run / "run.json")
+    assert record["status"] == "interrupted"
+    kept = max(int(path.name.split("-")[1]) for path in (run / "checkpoints").glob("checkpoint-*"))
+    assert record["steps"] == kept
+    # What is newer and not whole is named and passed over.
+    half = run / "checkpoints" / f"checkpoint-{kept + 1}"
+    half.mkdir()
+    done = run_script("train_qwen_gaokao.py", *long, f"--train.max_steps={kept + 2}")
     assert done.returncode == 0, done.stderr
-    assert load(trained.parent / "stopped" / "run.json")["history"][-1]["step"] == kept + 2
+    assert f"goes on from {run / 'checkpoints' / f'checkpoint-{kept}'}" in done.stdout
+    assert f"{half} is passed over" in done.stdout
+    record = load(run / "run.json")
+    assert record["status"] == "finished" and record["steps"] == kept + 2
+    assert [(span["first_step"], span["last_step"]) for span in record["spans"]] == [(0, kept), (kept, kept + 2)]
+    assert record["metrics"]["tokens_seen"] == sum(span["tokens"] for span in record["spans"])
+    steps = [entry["step"] for entry in record["history"] if "loss" in entry]
+    assert steps == list(range(1, kept + 3))
+
+
+def test_an_interrupted_run_does_not_go_on_as_another_one(
+    arguments: list[str], stopped: tuple[list[str], Path, str], tmp_path: Path
+) -> None:
+    long, run, _ = stopped
+    record = load(run / "run.json")
+    (run / "run.json").write_text(json.dumps(record | {"status": "running"}), encoding="utf-8")
+    other = tmp_path / "data.json"
+    other.write_text(json.dumps([record_row(n) for n in range(21)], ensure_ascii=False), encoding="utf-8")
+    done = run_script(
+        "train_qwen_gaokao.py", *long[:1], f"--data.train={other}", *long[2:], "--lora.alpha=16", "--train.seed=7",
+        "--data.validation_share=0.2", "--train.effective_batch=2", "--train.eval_steps=5",
+    )  # fmt: skip
+    (run / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    assert done.returncode == 2
+    for key, before, now in (("lora.alpha", 64.0, 16.0), ("train.seed", 42, 7), ("train.effective_batch", 1, 2)):
+        assert f"{key} was {before}, is {now}" in done.stderr
+    assert "data.train was" in done.stderr and "data.validation_share was" in done.stderr
+    assert "train.eval_steps" not in done.stderr and "model.base" not in done.stderr
+    assert "start new with --train.resume false" in done.stderr
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
@@ -186,9 +272,42 @@ def test_two_processes_train_one_adapter(arguments: list[str], trained: Path) ->
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert load(trained.parent / "two" / "run.json")["processes"] == 2
+    assert load(trained.parent / "two" / "run.json")["decisive"]["processes"] == 2
     assert done.stdout.count("result ") == 1
     assert run_script("infer_qwen_gaokao.py", *arguments, "--output.run=two").returncode == 0
+
+
+def test_two_processes_stop_at_the_same_step_and_go_on_together(arguments: list[str], trained: Path) -> None:
+    # torch.distributed.run gives the workers' exit codes a page of its own; what counts is what they left.
+    run = trained.parent / "pair"
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29518",
+        "train_qwen_gaokao.py", *arguments, "--output.run=pair", "--train.keep=last", "--train.eval_steps=100000",
+        "--train.save_steps=5",
+    ]  # fmt: skip
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, "--train.max_steps=100000"], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.time() + 300
+    first = run / "checkpoints" / "checkpoint-5" / "trainer_state.json"
+    while not first.exists() and time.time() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    # What a terminal does: every process of the group gets it, and torchrun hands it on as well.
+    os.killpg(process.pid, signal.SIGINT)
+    process.wait(timeout=300)
+    record = load(run / "run.json")
+    assert record["status"] == "interrupted"
+    assert (run / "checkpoints" / f"checkpoint-{record['steps']}" / "rng_state_1.pth").exists()
+    done = subprocess.run(
+        [*command, f"--train.max_steps={record['steps'] + 1}"], cwd=ROOT, env=environment, capture_output=True, text=True,
+        encoding="utf-8", timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "goes on from" in done.stdout
+    alone = run_script("train_qwen_gaokao.py", *command[6:], "--train.resume=true")
+    assert "processes was 2, is 1" in alone.stderr
 
 
 @pytest.mark.skipif("GAOKAO_FULL_RUN" not in os.environ, reason="GAOKAO_FULL_RUN=1: the shipped configuration, minutes")
