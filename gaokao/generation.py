@@ -168,6 +168,7 @@ def result_entry(record: Record, prompt: str, output: Output, adapter: str) -> d
         "type": record.type,
         TEXTBOOK: record.textbook,
         OUTSIDE: record.outside,
+        **{key: value for key, value in (("difficulty", record.difficulty), ("topic", record.topic)) if value},
         "adapter": adapter,
         "prompt": prompt,
         "text": output.text,
@@ -251,8 +252,8 @@ def write_questions(
             for output in generate(model, tokenizer, prompts, settings, batch_size=batch_size, seed=seed, tick=tick):
                 place = output.position
                 entry = result_entry(records[place], tokenizer.decode(prompts[place]), output, adapter)
-                lines.add(entry)
                 entries[place] = entry
+                lines.add(entry)
                 bar.update(1)
         except KeyboardInterrupt:
             kept = f"{len(entries)} of {len(prompts)} questions are finished"

@@ -186,6 +186,8 @@ def test_a_row_that_ends_early_is_cut_and_counted_at_its_end(
     place = ids.index(ids[4])
     other = copy.deepcopy(tokenizer)
     other.eos_token = tokenizer.convert_ids_to_tokens(ids[4])
+    # What stands behind an end is no end itself, and no token of the answer either.
+    other.pad_token = "<|im_start|>"
     ticks: list[int] = []
     settings = generation.generation_config(other, **GREEDY)
     made = sorted(generation.generate(model, other, prompts, settings, batch_size=5, seed=0, tick=ticks.append))
@@ -324,6 +326,14 @@ def test_an_entry_holds_input_prompt_text_parts_and_counts() -> None:
     assert (entry["prompt"], entry["text"], entry["adapter"]) == ("prompt", TEXT, "none")
     assert (entry["finish_reason"], entry["prompt_tokens"], entry["completion_tokens"]) == ("stop", 7, 9)
     assert (entry["usable"], entry["failed_checks"]) == (True, [])
+
+
+def test_an_entry_holds_difficulty_and_topic_where_they_were_asked_for() -> None:
+    output = generation.Output(0, TEXT, "stop", 7, 9)
+    asked = Record("r", "生物", "单选题", "细胞。", difficulty="压轴", topic="细胞")
+    entry = generation.result_entry(asked, "", output, "none")
+    assert (entry["difficulty"], entry["topic"]) == ("压轴", "细胞")
+    assert not {"difficulty", "topic"} & generation.result_entry(RECORDS[0], "", output, "none").keys()
 
 
 def test_an_entry_names_the_checks_that_it_fails_with_evidence() -> None:

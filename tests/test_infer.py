@@ -1,6 +1,7 @@
 """The inference script in this process, on a base of random weights: what it writes, where, and what it refuses."""
 
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,11 +12,11 @@ import torch
 from conftest import record_row
 from peft import LoraConfig, get_peft_model
 
+import evaluate
 import infer_qwen_gaokao
-from evaluate import summarize
-from gaokao import models, tiny
+from gaokao import generation, models, tiny
 from gaokao.checks import CHECKS
-from gaokao.errors import UserError
+from gaokao.errors import Interrupted, UserError
 from gaokao.runs import lock
 
 
@@ -150,11 +151,28 @@ def test_the_folder_is_held_until_the_scores_are_written(
         with pytest.raises(UserError, match="is in use by python infer_qwen_gaokao.py"), lock(folder, "another"):
             pass
         tried.append(True)
-        return summarize(*arguments)
+        return evaluate.summarize(*arguments)
 
     monkeypatch.setattr(infer_qwen_gaokao, "summarize", while_scoring)
     infer("--adapter", "none")
     assert tried
+
+
+def test_sigterm_keeps_the_questions_that_are_finished(
+    infer: Infer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = generation.ResultLines.add
+
+    def then_stop(lines: generation.ResultLines, entry: dict[str, Any]) -> None:
+        add(lines, entry)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(generation.ResultLines, "add", then_stop)
+    with pytest.raises(Interrupted, match="1 of 3 questions are finished and kept in"):
+        infer("--adapter", "none")
+    folder = tmp_path / "out" / "gaokao" / "generated_base"
+    assert [path.name for path in folder.iterdir()] == ["questions.jsonl"]
+    assert len(evaluate.read_results(folder / "questions.jsonl")) == 1
 
 
 @pytest.mark.parametrize(("processes", "refused"), [("2", True), ("8", True), ("1", False), ("", False)])
