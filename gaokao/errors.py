@@ -29,7 +29,7 @@ def faults_text(title: str, faults: Sequence[str]) -> str:
 
 def elsewhere(path: str | Path) -> str:
     """The end of a message about a missing file: where to start from, if it lies in the project's folder; else empty."""
-    if os.path.isabs(path) or os.path.exists(path) or not os.path.exists(PROJECT / path):
+    if os.path.exists(path) or not os.path.exists(PROJECT / path):
         return ""
     return f" (there is one in the project's folder; start from there: cd {PROJECT})"
 

@@ -88,6 +88,12 @@ def test_short_option_for_the_adapter(no_gpu: None, tmp_path: Path) -> None:
     assert load_config(argv, "x.py", {"generate.adapter": "adapter"}).config.generate.adapter == "none"
 
 
+def test_a_file_of_a_windows_editor_is_read(no_gpu: None, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_bytes(b"\xef\xbb\xbftrain:\r\n  seed: 7\r\n  sed: 8\r\n")
+    with pytest.raises(UserError, match=r"1 fault(.|\n)*c\.yaml:3: train\.sed is not a known key"):
+        load_config(["--config", str(tmp_path / "c.yaml")], "x.py")
+
+
 def test_learning_rate_written_as_yaml_text_is_a_number(no_gpu: None, tmp_path: Path) -> None:
     # YAML 1.1 reads 2e-4 without a point as a text.
     path = config_file(tmp_path, "train: {learning_rate: 2e-4}\n")

@@ -11,7 +11,7 @@ from conftest import ROOT
 from gaokao.errors import elsewhere
 
 
-def run(body: str, close_stdout: bool = False) -> subprocess.CompletedProcess[str]:
+def run(body: str, close_stdout: bool = False, unbuffered: bool = False) -> subprocess.CompletedProcess[str]:
     """Run `main` with this body through `run_script`, on request with a standard output that nobody reads any more."""
     code = (
         "import sys\nfrom gaokao.errors import Interrupted, UserError, run_script\n"
@@ -23,6 +23,7 @@ def run(body: str, close_stdout: bool = False) -> subprocess.CompletedProcess[st
         return subprocess.run(
             [sys.executable, "-c", code],
             cwd=ROOT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1" if unbuffered else ""},
             stdout=write if close_stdout else subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -48,8 +49,9 @@ def test_each_way_to_end_has_its_code_and_its_words(body: str, code: int, said: 
 
 
 @pytest.mark.parametrize("body", ["print('x' * 100_000)", "print('x')", "print('x'); sys.exit(1)"])
-def test_a_reader_that_has_seen_enough_ends_a_command_quietly(body: str) -> None:
-    done = run(body, close_stdout=True)
+@pytest.mark.parametrize("unbuffered", [False, True])
+def test_a_reader_that_has_seen_enough_ends_a_command_quietly(body: str, unbuffered: bool) -> None:
+    done = run(body, close_stdout=True, unbuffered=unbuffered)
     assert (done.returncode, done.stderr) == (141, "")
 
 
