@@ -733,7 +733,7 @@ def _looping_block(text: str) -> str:
 # What a sentence, a formula, a bracket or a conclusion ends in.
 _FINISHED = re.compile(
     r"[。.!?…;)\]】』」》”’\"'$}]$|(?<!故)(?<!故 )[A-H]$|[0-9%℃°]$|(?:正确|错误|即可|等)$"
-    r"|故选[^。:]{1,20}$|答案[为是:]+[^。:]{1,60}$"
+    r"|故选[^。:.;]{0,19}[^。:.;,、(]$|答案[为是:]+[^。:]{0,59}[^。:,、(]$"
 )
 
 
