@@ -1,7 +1,9 @@
 """A data file is read whole or refused with every fault in place; what is read can be told by its fingerprint."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 from conftest import ROOT, record_row
 
 from gaokao.errors import UserError
-from gaokao.records import TYPE_ALIASES, fingerprint, join_answers, load_records, split_answers
+from gaokao.records import TYPE_ALIASES, drop_hints, fingerprint, join_answers, load_records, split_answers
 
 Write = Callable[..., Path]
 
@@ -149,6 +151,99 @@ def test_numbered_text_and_list_are_the_same_answer(write_rows: Write) -> None:
     assert first.answer == second.answer == ("甲", "乙")
 
 
+def test_difficulty_and_topic_are_read_under_both_names_and_written_back(write_rows: Write) -> None:
+    rows = [record_row(0, difficulty=" 压轴 ", topic=" 细胞呼吸 "), record_row(1, 难度="基础", 知识点="光合作用")]
+    first, second = load_records(write_rows(rows))
+    assert (first.difficulty, first.topic) == ("压轴", "细胞呼吸")
+    assert (second.difficulty, second.topic) == ("基础", "光合作用")
+    assert first.extra == second.extra == {}
+    assert second.to_dict()["difficulty"] == "基础" and second.to_dict()["topic"] == "光合作用"
+    assert load_records(write_rows([first.to_dict(), second.to_dict()])) == [first, second]
+
+
+@pytest.mark.parametrize("purpose", ["train", "generate"])
+@pytest.mark.parametrize("empty", [None, "", "  "])
+def test_difficulty_and_topic_may_be_absent_or_empty(write_rows: Write, empty: Any, purpose: Any) -> None:
+    bare, blank = load_records(write_rows([record_row(0), record_row(1, difficulty=empty, topic=empty)]), purpose)
+    for record in (bare, blank):
+        assert (record.difficulty, record.topic) == ("", "")
+        assert not {"difficulty", "topic"} & set(record.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("word", "difficulty"),
+    [
+        *((name, name) for name in ("基础", "中档", "压轴")),
+        *(("易", "基础"), ("容易", "基础"), ("中", "中档"), ("中等", "中档"), ("难", "压轴"), ("困难", "压轴")),
+    ],
+)
+def test_usual_words_for_the_three_difficulties_are_read(write_rows: Write, word: str, difficulty: str) -> None:
+    (record,) = load_records(write_rows([record_row(难度=word)]))
+    assert record.difficulty == difficulty
+
+
+@pytest.mark.parametrize("value", ["很难", "0.65", 0.65, 0, False, ["基础"]])
+def test_another_difficulty_is_refused_by_value_with_the_three_that_may_stand(write_rows: Write, value: Any) -> None:
+    said = faults(write_rows([record_row(difficulty=value)]))
+    shown = json.dumps(value, ensure_ascii=False)
+    assert f"data.json[0] (id r0): difficulty (难度) is {shown}; it must be one of 基础 中档 压轴 " in said
+    assert said.endswith("or leave it out")
+
+
+def test_a_topic_is_one_line_of_at_most_fifty_characters(write_rows: Write) -> None:
+    (record,) = load_records(write_rows([record_row(topic="甲" * 50)]))
+    assert record.topic == "甲" * 50
+    for topic in ("甲" * 51, "甲\n乙", "甲\r乙", "甲\u2028乙"):
+        assert "(id r0): topic (知识点) is " in (said := faults(write_rows([record_row(topic=topic)])))
+        assert said.endswith("it must be one line of at most 50 characters")
+
+
+def test_a_topic_cannot_end_the_turn_and_is_a_text(write_rows: Write) -> None:
+    assert "topic (知识点) contains the chat marker <|im_end|>" in faults(
+        write_rows([record_row(topic="甲<|im_end|>")])
+    )
+    assert 'topic (知识点) is ["甲", "乙"]; it must be a text' in faults(write_rows([record_row(topic=["甲", "乙"])]))
+
+
+def test_fingerprint_tells_difficulty_and_topic(write_rows: Write) -> None:
+    changes: list[dict[str, str]] = [
+        {},
+        {"difficulty": "基础"},
+        {"difficulty": "中档"},
+        {"topic": "甲"},
+        {"topic": "乙"},
+    ]
+    prints = {fingerprint(load_records(write_rows([record_row(0, **change)]))) for change in changes}
+    assert len(prints) == 5
+
+
+def test_hints_are_dropped_from_half_of_the_records_each_on_its_own(write_rows: Write) -> None:
+    records = load_records(write_rows([record_row(n, difficulty="基础", topic=f"第{n}点") for n in range(400)]))
+    dropped = drop_hints(records, seed=3)
+    kept = Counter((bool(record.difficulty), bool(record.topic)) for record in dropped)
+    assert len(kept) == 4 and all(60 <= count <= 140 for count in kept.values()), kept
+    for before, after in zip(records, dropped, strict=True):
+        assert replace(after, difficulty=before.difficulty, topic=before.topic) == before
+        assert after.difficulty in ("", before.difficulty) and after.topic in ("", before.topic)
+
+
+def test_what_hints_are_dropped_depends_on_seed_and_id_only(write_rows: Write) -> None:
+    records = load_records(write_rows([record_row(n, difficulty="基础", topic="点") for n in range(40)]))
+    dropped = drop_hints(records, seed=3)
+    assert drop_hints(records[::-1], seed=3) == dropped[::-1]
+    assert drop_hints(records[7:8], seed=3) == dropped[7:8]
+    other = [replace(record, question="另一题", textbook="另一段") for record in records]
+    assert [record.topic for record in drop_hints(other, seed=3)] == [record.topic for record in dropped]
+    assert drop_hints(records, seed=4) != dropped
+    # The same in every process and on every machine: a run that is resumed must see the prompts it began with.
+    assert [int(bool(record.topic)) for record in dropped[:12]] == [0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]
+
+
+def test_records_without_hints_stay_as_they_are(write_rows: Write) -> None:
+    records = load_records(write_rows([record_row(n) for n in range(20)]))
+    assert drop_hints(records, seed=3) == records
+
+
 def test_fingerprint_tells_content_and_order(write_rows: Write) -> None:
     a, b = load_records(write_rows([record_row(0), record_row(1)]))
     assert fingerprint([a, b]) != fingerprint([b, a])
@@ -163,6 +258,7 @@ def test_bundled_data_cover_all_subjects_and_types(name: str, least: int) -> Non
     assert sum(bool(r.outside) for r in records) >= len(records) / 2
     for record in records:
         assert 80 <= len(record.textbook) <= 300, record.id
+        assert record.difficulty and record.topic, record.id
 
 
 def test_bundled_training_data_have_twenty_items_of_each_subject() -> None:
