@@ -353,11 +353,17 @@ def load_config(argv: list[str], prog: str, shortcuts: Mapping[str, str] | None 
     elif replacement and "without_gpu" in replacement:
         line = lines.get(("without_gpu", "without_gpu"), 1)
         faults.append(f"{path}:{line}: without_gpu holds without_gpu; only sections such as train can stand in it")
+    # An override would take the place of such a section in silence.
+    for prefix, part in (((), tree), (("without_gpu",), replacement or {})):
+        for name, value in part.items():
+            if name in _plain_sections() and not isinstance(value, dict):
+                where = f"{path}:{lines.get((*prefix, name), 1)}: {'.'.join((*prefix, name))}"
+                faults.append(f"{where} must hold keys of its own, not {_shown(value)}")
     plain = {key: value for key, value in tree.items() if key != "without_gpu"}
     # Both variants are checked on every machine: a fault in the half that is not used here would
     # otherwise wait until the file reaches the GPU server at night.
     with_gpu = _merge(plain, overrides)
-    sections = {key: value for key, value in (replacement or {}).items() if key != "without_gpu"}
+    sections = {name: value for name, value in (replacement or {}).items() if name != "without_gpu"}
     without = _merge(_merge(plain, sections), overrides)
     checked: dict[str, Config] = {}
     for variant, values in (("with", with_gpu), ("without", without)):
@@ -529,22 +535,19 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], Lines, list[str]]:
             f"{path}: there is no such configuration file; give one with --config FILE{elsewhere(path)}"
         ) from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: is not UTF-8 text; save it as UTF-8") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"{_short(str(path))}: cannot be read ({reason}); give another file with --config FILE"
         ) from None
-    loader = None
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
         tree = None if node is None else loader.construct_document(node)
     except yaml.YAMLError as error:
         raise UserError(_not_yaml(path, text, error)) from None
-    finally:
-        if loader is not None:
-            loader.dispose()
     if tree is None:
         return {}, {}, []
     if not isinstance(tree, dict):
@@ -564,8 +567,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], Lines, list[str]]:
 
 def _no_empty(tree: dict[str, Any]) -> dict[str, Any]:
     # A section whose keys are all commented out reads as null and means that nothing is set there.
-    sections = [name for name in _sections() if name != "without_gpu"]
-    return {key: {} if value is None and key in sections else value for key, value in tree.items()}
+    return {key: {} if value is None and key in _plain_sections() else value for key, value in tree.items()}
 
 
 def _not_yaml(path: Path, text: str, error: yaml.YAMLError) -> str:
@@ -607,6 +609,10 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _sections() -> list[str]:
     return [name for name in Config.model_fields]
+
+
+def _plain_sections() -> list[str]:
+    return [name for name in _sections() if name != "without_gpu"]
 
 
 def _keys() -> list[str]:

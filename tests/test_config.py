@@ -429,10 +429,17 @@ def test_started_from_another_folder_the_message_says_where_to_start(tmp_path: P
         ("- a\n- b", "holds list instead of the sections"),
         ("train: 5", "train must hold keys of its own, not 5"),
         ("without_gpu: 5", "without_gpu must hold sections, or be null"),
+        ("model: {}\nwithout_gpu:\n  train: 5", "c.yaml:3: without_gpu.train must hold keys of its own, not 5"),
     ],
 )
 def test_a_file_that_is_not_sections_is_refused(no_gpu: None, tmp_path: Path, text: str, said: str) -> None:
     assert said in faults(tmp_path, text)
+
+
+@pytest.mark.parametrize("text", ["train: 5\n", "train: [1]\n", "without_gpu: {train: 5}\n"])
+def test_an_option_does_not_hide_a_section_that_is_none(no_gpu: None, tmp_path: Path, text: str) -> None:
+    said = faults(tmp_path, text, "--train.seed", "1")
+    assert "train must hold keys of its own, not " in said and len(said.splitlines()) == 2
 
 
 def test_a_missing_file_is_named(no_gpu: None) -> None:
@@ -443,8 +450,8 @@ def test_a_missing_file_is_named(no_gpu: None) -> None:
 
 
 def test_a_file_that_is_not_utf8_is_named(no_gpu: None, tmp_path: Path) -> None:
-    (tmp_path / "g.yaml").write_bytes("# 训练\ntrain: {}".encode("gb18030"))
-    with pytest.raises(UserError, match="is not UTF-8 text"):
+    (tmp_path / "g.yaml").write_bytes("train: {}\n# 训练".encode("gb18030"))
+    with pytest.raises(UserError, match=r"g\.yaml:2: is not UTF-8 text; save it as UTF-8"):
         load_config(["--config", str(tmp_path / "g.yaml")], "x.py")
 
 
