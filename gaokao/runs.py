@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
+import tempfile
 import time
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -53,11 +54,11 @@ def make_folder(folder: Path) -> Path:
     Raises:
         UserError: it cannot be created or written to.
     """
-    probe = folder / ".write-test"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        # A name of its own: the processes of a training try this at the same moment.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise UserError(
             f"{folder}: cannot be written to ({error.strerror}); set output.dir to a folder of yours, --output.dir DIR"

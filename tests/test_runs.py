@@ -90,6 +90,16 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkey
     assert file.read_text(encoding="utf-8") == '{\n  "a": 1\n}\n'
 
 
+def test_processes_try_a_folder_at_the_same_moment_without_a_race(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from gaokao.runs import make_folder\n"
+        "for number in range(300): make_folder(Path(sys.argv[1]))"
+    )
+    started = [subprocess.Popen([sys.executable, "-c", program, tmp_path / "out"], cwd=ROOT) for _ in range(3)]
+    assert [process.wait(timeout=120) for process in started] == [0] * 3
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_processes_that_start_together_end_in_one_owner_and_messages(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from gaokao.errors import UserError\n"
