@@ -388,19 +388,12 @@ def test_related_passages_come_from_earlier_items_and_read_as_exposition(root: P
         assert not any(word in draft.passage for word in ("正确", "错误", "故选", "A、", "B、", "本题", "选项"))
 
 
-def test_a_related_passage_is_never_made_of_an_item_of_the_same_year(tmp_path: Path) -> None:
-    # Nearest to each other are the two of 2019; each must do with what is farther away and earlier.
-    facts = [(2019 if year in (2019, 2022) else year, *rest) for year, *rest in FACTS]
-    _, topic, _, why = FACTS[5]
-    near = choice(2019, f"{topic}的实验", "胰岛分泌的激素随血液运输", f"{why}，这在实验中也能观察到")
-    save(tmp_path, "2010-2022_Biology_MCQs", [choice(*fact) for fact in facts] + [near])
+def test_items_of_one_year_give_each_other_no_passage(tmp_path: Path) -> None:
+    save(tmp_path, "2010-2022_Biology_MCQs", [choice(2015, *rest) for _, *rest in FACTS[:6]] + [choice(*FACTS[6])])
     result = bench.import_bench(tmp_path, passage_chars=(20, 120))
-    drafts = {draft.id: draft for draft in [*result.train, *result.test]}
-    of_2019 = [draft for draft in drafts.values() if draft.year == 2019]
-    assert len(of_2019) == 3
-    for draft in of_2019:
-        assert draft.passage_ids
-        assert {drafts[source].year for source in draft.passage_ids} <= {2011, 2012, 2013, 2015, 2017}
+    assert [(draft.passage, draft.passage_ids) for draft in result.train] == [("", [])] * 6
+    (later,) = result.test
+    assert later.passage_ids and {source[:4] for source in later.passage_ids} == {"2015"}
 
 
 def test_a_related_passage_does_not_contain_the_answer(root: Path) -> None:

@@ -66,6 +66,23 @@ def test_chats_that_are_too_long_are_replaced_and_counted(tmp_path: Path) -> Non
     json.dumps(mixed.record, default=str)
 
 
+def test_a_chat_of_just_the_length_that_is_trained_on_is_taken(tmp_path: Path) -> None:
+    pool = load_pool(write(tmp_path / "chats.jsonl", [chat(words=10)]), 1.0, 1, seed=0)
+    size = length(pool.examples[0])
+    assert len(choose(pool, 1, length, max_length=size).examples) == 1
+    with pytest.raises(UserError, match=f"longer than train.max_length = {size - 1}"):
+        choose(pool, 1, length, max_length=size - 1)
+
+
+def test_the_fingerprint_tells_sets_of_chats_apart(tmp_path: Path) -> None:
+    sets = [[chat(1), chat(2)], [chat(2), chat(1)], [chat(1), chat(2, words=2)], [chat(1)], [chat(1), chat(2), chat(2)]]
+    pools = [load_pool(write(tmp_path / f"{n}.jsonl", rows), 1.0, 1, seed=0) for n, rows in enumerate(sets)]
+    assert len({pool.fingerprint for pool in pools}) == len(sets)
+    # A key that is not learnt from changes nothing.
+    same = write(tmp_path / "same.jsonl", [{**chat(1), "source": "x"}, chat(2)])
+    assert load_pool(same, 1.0, 1, seed=0).fingerprint == pools[0].fingerprint
+
+
 def test_a_small_set_is_used_once_and_the_line_says_so(tmp_path: Path) -> None:
     path = write(tmp_path / "chats.jsonl", [chat(n) for n in range(3)])
     mixed = choose(load_pool(str(path), 1.0, 10, seed=0), wanted=10, length=length, max_length=100)
