@@ -396,6 +396,20 @@ def test_items_of_one_year_give_each_other_no_passage(tmp_path: Path) -> None:
     assert later.passage_ids and {source[:4] for source in later.passage_ids} == {"2015"}
 
 
+def test_an_item_with_the_same_stem_gives_no_passage(tmp_path: Path) -> None:
+    items = []
+    for year, first in ((2012, 0), (2018, 4)):
+        texts = [f"{topic}与此毫无关系可言" for _, topic, *_ in FACTS[first : first + 4]]
+        options = "\n".join(f"{letter}．{text}" for letter, text in zip("ABCD", texts, strict=True))
+        items.append(
+            choice(year, *FACTS[5][1:], question=f"下列关于人体血糖平衡受激素调节的叙述，正确的是（ ）\n{options}")
+        )
+    save(tmp_path, "2010-2022_Biology_MCQs", items)
+    result = bench.import_bench(tmp_path, passage_chars=(20, 120))
+    assert [draft.year for draft in result.train] == [2012, 2018], "as a whole they are no near-duplicates"
+    assert [draft.passage for draft in result.train] == ["", ""]
+
+
 def test_a_related_passage_does_not_contain_the_answer(root: Path) -> None:
     _, topic, right, _ = FACTS[6]
     leak = choice(2016, "光照方向对胚芽鞘生长的影响", "单侧光照射使其弯曲", f"胚芽鞘的弯曲说明{right}")
