@@ -233,6 +233,8 @@ def test_lengths_are_those_of_the_whole_example_and_compared_with_max_length(
     assert figures["over"] == sum(length == lengths[-1] for length in lengths)
     # In characters it is no warning: a token holds more than one.
     assert found["warnings"] == []
+    config.write_text(f"train:\n  max_length: {lengths[-1]}\n", encoding="utf-8")
+    assert json.loads(run(name, "--json", "--config", str(config))[1])["files"][0]["lengths"]["over"] == 0
 
 
 def test_percentiles_are_nearest_ranks() -> None:
