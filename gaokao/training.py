@@ -26,7 +26,7 @@ from gaokao.errors import UserError
 from gaokao.mix import Mixed, Pool, choose
 from gaokao.models import trainable_in_fp32
 from gaokao.prompts import Example, format_chat
-from gaokao.records import Record
+from gaokao.records import Record, drop_hints
 from gaokao.runs import step_of
 
 # Below this number an optimizer has hardly left its warm-up, whatever the loss says.
@@ -148,11 +148,20 @@ def gather(
 ) -> Material:
     """Leave out what does not fit, hold out what is validated on, and take the general chats that are mixed in.
 
+    Args:
+        records: the data set.
+        pool: general chats.
+        tokenizer: of the base.
+        max_length: tokens of the longest example that is trained on.
+        validation_share: of the records that fit.
+        mix_ratio: chats for each record that is trained on.
+        seed: of the split, and of the difficulties and topics that are left out of half of the prompts.
+
     Raises:
         UserError: no record, or none of the chats, fits.
     """
     fitted = fit_records(records, tokenizer, max_length)
-    learn, validation = hold_out(fitted.records, validation_share, seed)
+    learn, validation = hold_out(drop_hints(fitted.records, seed), validation_share, seed)
     mixed = choose(
         pool,
         wanted=round(mix_ratio * len(learn)),

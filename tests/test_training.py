@@ -564,6 +564,9 @@ def test_what_is_held_out_is_taken_from_what_fits(small_base: Path) -> None:
     )
     fits = {record.id for record in material.fitted.records}
     assert {record.id for record in (*material.learn, *material.validation)} == fits
+    # All of them have a difficulty; half of the prompts show it.
+    shown = sum(bool(record.difficulty) for record in material.learn) / len(material.learn)
+    assert 0.3 < shown < 0.7
     assert len(material.validation) == round(0.25 * len(fits))
     assert material.mixed == Mixed()
     text = material.text(limit)

@@ -1,0 +1,28 @@
+"""The check for GPUs builds what it says: the real shapes, in a folder that loads."""
+
+from pathlib import Path
+
+import pytest
+
+from gaokao import models
+from tests import gpu_check
+
+
+@pytest.mark.parametrize(
+    ("size", "parameters"), [("0.5B", 494_032_768), ("7B", 7_615_616_512), ("14B", 14_770_033_664)]
+)
+def test_the_shapes_have_the_parameters_of_the_published_models(size: str, parameters: int) -> None:
+    # As the model cards and the safetensors index of each repository state.
+    assert gpu_check.count(gpu_check.SHAPES[size])[0] == parameters
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_random_base_loads_whole(tmp_path: Path, tied: bool) -> None:
+    shape = gpu_check.Shape(64, 128, 2, 4, 2, 4096, tied)
+    gpu_check.write_base(tmp_path / "base", shape)
+    model = models.load_base(tmp_path / "base", quantization="none", dtype="bf16", attention="sdpa", device="cpu")
+    assert model.num_parameters() == gpu_check.count(shape)[0]
+    assert {name for name, _ in model.named_parameters()} == {n for g in gpu_check.tensors(shape) for n in g}
+    # Every weight came from the files: none was left as the library initializes it.
+    assert all(abs(float(p.float().std()) - 0.02) < 0.004 for n, p in model.named_parameters() if p.ndim == 2)
+    assert models.load_tokenizer(tmp_path / "base").chat_template
