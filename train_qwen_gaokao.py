@@ -6,13 +6,14 @@ torchrun --nproc_per_node 8 train_qwen_gaokao.py             # all GPUs of a mac
 python train_qwen_gaokao.py --help                           # every key of config.yaml
 """
 
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from gaokao import runs
 from gaokao.config import Resolved, load_config, require_device
-from gaokao.console import banner, closing_line, next_command, quiet_libraries
+from gaokao.console import banner, last_lines, next_command, quiet_libraries
 from gaokao.errors import Interrupted, run_script
 from gaokao.mix import Pool, load_pool
 from gaokao.records import Record, fingerprint, load_records
@@ -52,14 +53,8 @@ def train(resolved: Resolved, records: list[Record], pool: Pool, processes: Any,
     dtype = models.choose_dtype(config.model.dtype, on_gpu)
     attention = models.choose_attention(config.model.attention, on_gpu, dtype.value)
     with processes.main_process_first():
-        base = models.locate_base(
-            config.model.base,
-            config.model.hub,
-            config.model.revision,
-            Path(config.output.dir),
-            say,
-            config.model.trust_remote_code,
-        )
+        origin = (config.model.base, config.model.hub, config.model.revision)
+        base = models.locate_base(*origin, Path(config.output.dir), say, config.model.trust_remote_code)
     models.require_context(base, config.train.max_length)
     tokenizer = models.load_tokenizer(base, config.model.trust_remote_code)
     material = training.gather(
@@ -86,11 +81,9 @@ def train(resolved: Resolved, records: list[Record], pool: Pool, processes: Any,
         config.model_dump(),
         decisive={
             "model.base": adapter.base_fingerprint[:16],
-            "model.quantization": config.model.quantization,
             "model.dtype": dtype.value,
             "model.attention": attention.value,
             "data.train": fingerprint(records)[:16],
-            "data.validation_share": config.data.validation_share,
             **material.fingerprints(),
             "processes": processes.num_processes,
         },
@@ -103,10 +96,10 @@ def train(resolved: Resolved, records: list[Record], pool: Pool, processes: Any,
     start = runs.Start()
     if processes.is_main_process:
         start = runs.plan_start(run, config.train.resume, record)
-        say(f"run       {start.text}")
+        say(f"start     {start.text}")
     (start,) = broadcast_object_list([start])
     if start.finished:
-        say(f"next      {next_step}")
+        say("\n".join(last_lines(resolved, next_step)))
         return
 
     # 3. The trainer: 4-bit base, LoRA adapter in fp32, loss on the completion only.
@@ -119,9 +112,8 @@ def train(resolved: Resolved, records: list[Record], pool: Pool, processes: Any,
         trust_remote_code=config.model.trust_remote_code,
     )
     models.keep_4bit_layout(model)
-    batch = training.Batch(
-        config.train.effective_batch, config.train.per_device_train_batch_size, processes.num_processes
-    )
+    at_once = config.train.per_device_train_batch_size
+    batch = training.Batch(config.train.effective_batch, at_once, processes.num_processes)
     trainer = training.build_trainer(
         model=model,
         tokenizer=tokenizer,
@@ -147,15 +139,16 @@ def train(resolved: Resolved, records: list[Record], pool: Pool, processes: Any,
 
     # 4. Train. The record stands there from the first step on: a resumed run is compared with it.
     record |= {"steps_planned": steps, "tokens": tokens, "spans": [*start.spans]}
-    if processes.is_main_process:
-        say(runs.open_run(run, record, start))
+    if processes.is_main_process and (aside := runs.open_run(run, record, start)):
+        say(f"earlier   {aside}")
     processes.wait_for_everyone()
     span = training.fit(trainer, start.checkpoint, steps, config.train.save_minutes)
     record |= {"steps": span.last_step, "history": trainer.state.log_history}
     record["spans"] += [span._asdict()] if span.tokens else []
     if not span.finished:
-        if processes.is_main_process:
-            runs.write_json(run / runs.RUN_RECORD, record | {"status": "interrupted"})
+        if not processes.is_main_process:
+            sys.exit(130)
+        runs.write_json(run / runs.RUN_RECORD, record | {"status": "interrupted"})
         raise Interrupted(f"after {span.last_step} of {steps} steps, all of them saved; the same command goes on")
 
     # 5. Adapter, loss curve, run record.
@@ -169,9 +162,7 @@ def train(resolved: Resolved, records: list[Record], pool: Pool, processes: Any,
         say(f"result    {training.metrics_text(metrics)}; {span.seconds:.0f} s for {span.steps} steps")
         say(f"adapter   of step {step} of {span.last_step}: {why}")
         say(f"files     {run / runs.ADAPTER}, {run / 'loss.png'}, {run / runs.RUN_RECORD}")
-        say(f"next      {next_step}")
-        if line := closing_line(resolved):
-            say(line)
+        say("\n".join(last_lines(resolved, next_step)))
 
 
 if __name__ == "__main__":

@@ -167,7 +167,7 @@ class LoraSection(Section):
 class TrainConfig(Section):
     """Fine-tuning (trl's SFTTrainer)."""
 
-    num_train_epochs: Annotated[float, Field(gt=0, le=1000)] = 3
+    num_train_epochs: Annotated[float, Field(ge=0.01, le=1000)] = 3
     """Passes over the training records; not used when max_steps is set."""
     max_steps: Annotated[int, Field(ge=1, le=10**9)] | None = None
     """Stop after so many optimizer steps, whatever the epochs; null counts epochs."""
@@ -179,11 +179,11 @@ class TrainConfig(Section):
     """Peak learning rate of the adapter."""
     lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
     """How the learning rate falls after the warm-up."""
-    warmup_steps: Annotated[float, Field(ge=0, le=10**6)] = 0.05
+    warmup_steps: Annotated[Share, Field(ge=0, le=10**6)] = 0.05
     """Warm-up: a number of steps, or a share of all steps when below 1."""
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    weight_decay: Annotated[Share, Field(ge=0, le=1)] = 0.0
     """AdamW weight decay on the adapter."""
-    max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    max_grad_norm: Annotated[float, Field(ge=0.001, le=1000)] = 1.0
     """Gradient clipping."""
     optim: Literal["adamw_torch", "adamw_torch_fused", "paged_adamw_8bit", "adamw_8bit"] = "paged_adamw_8bit"
     """paged_adamw_8bit survives memory peaks on a GPU; adamw_torch runs everywhere."""

@@ -45,6 +45,11 @@ def closing_line(resolved: Resolved) -> str | None:
     return f"note      {reason}the built-in tiny model was used: this shows the pipeline only, not question quality"
 
 
+def last_lines(resolved: Resolved, next_step: str) -> list[str]:
+    """What a training ends with: the next command, and that the tiny model is no result."""
+    return [f"next      {next_step}", *filter(None, [closing_line(resolved)])]
+
+
 def next_command(script: str, argv: list[str]) -> str:
     """The command that goes on with the same overrides, which lead to the same run folder."""
     return shlex.join(["python", script, *argv])

@@ -140,11 +140,13 @@ def new_record(config: dict[str, Any], decisive: dict[str, Any], **facts: Any) -
 
     Args:
         config: the resolved configuration as plain values.
-        decisive: what decides the weights beside lora and train, by key: fingerprints, choices, processes.
+        decisive: what decides the weights beside the configuration, by key: fingerprints, choices, processes.
         facts: more to write down.
     """
     sections = {f"{name}.{key}": value for name in ("lora", "train") for key, value in config[name].items()}
     decisive = {key: value for key, value in sections.items() if key not in FREE_KEYS} | decisive
+    decisive["model.quantization"] = config["model"]["quantization"]
+    decisive["data.validation_share"] = config["data"]["validation_share"]
     record = {
         "status": "running",
         "decisive": decisive,
@@ -205,7 +207,7 @@ def _what_is_broken(checkpoint: Path, processes: int, fp16: bool) -> str:
 class Start(NamedTuple):
     """How a training begins: new, from a checkpoint, or not at all because it is finished."""
 
-    text: str = "starts new"
+    text: str = "a new run"
     checkpoint: Path | None = None
     finished: bool = False
     spans: tuple[Any, ...] = ()
@@ -240,7 +242,7 @@ def plan_start(folder: Path, resume: bool | str, asked: dict[str, Any]) -> Start
     if found.newest is None:
         if resume is True:
             raise UserError(f"train.resume: {folder} holds no whole checkpoint; leave it at auto{passed_over}")
-        return Start(f"starts new{passed_over}")
+        return Start(f"a new run{passed_over}")
     now, goal, goal_before = asked["decisive"], asked["goal"], record.get("goal", {})
     changed = [
         f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
@@ -287,7 +289,7 @@ def open_run(run: Path, record: dict[str, Any], start: Start) -> str:
         start: how it starts.
 
     Returns:
-        What to say: where this run is, and where an earlier one is now.
+        Where an earlier run is now, in words; empty where there was none.
 
     Raises:
         UserError: the folder cannot be written to, or questions are being generated in it.
@@ -306,7 +308,7 @@ def open_run(run: Path, record: dict[str, Any], start: Start) -> str:
         shutil.rmtree(path, ignore_errors=True)
     make_folder(run)
     write_json(run / RUN_RECORD, record)
-    return f"folder    {run}" + (f"; the earlier run was moved to {aside}" if aside else "")
+    return f"the earlier run was moved to {aside}" if aside else ""
 
 
 def versions() -> dict[str, str]:

@@ -234,7 +234,7 @@ def test_an_unfinished_run_without_a_whole_checkpoint_starts_new_and_says_what_i
 def test_a_folder_that_the_trainer_has_just_made_is_no_earlier_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
-    assert runs.open_run(run, asked(), runs.Start()) == f"folder    {run}"
+    assert runs.open_run(run, asked(), runs.Start()) == ""
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     # Questions of the bare base do not depend on a training.
     other = tmp_path / "other"
