@@ -42,13 +42,16 @@ WINDOWS_NAMES = ("CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("C
 PositiveInt = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 
-def _off_or_felt(value: float) -> float:
-    if 0 < value < 0.001:
-        raise ValueError("is too small to do anything; give at least 0.001, or 0 for off")
-    return value
+def _off_or(least: float) -> AfterValidator:
+    def check(value: float) -> float:
+        if 0 < value < least:
+            raise ValueError(f"is too small to do anything; give at least {least:g}, or 0 for off")
+        return value
+
+    return AfterValidator(check)
 
 
-Share = Annotated[float, AfterValidator(_off_or_felt)]
+Share = Annotated[float, _off_or(0.001)]
 
 
 def _name(value: str) -> str:
@@ -181,7 +184,7 @@ class TrainConfig(Section):
     """How the learning rate falls after the warm-up."""
     warmup_steps: Annotated[Share, Field(ge=0, le=10**6)] = 0.05
     """Warm-up: a number of steps, or a share of all steps when below 1."""
-    weight_decay: Annotated[Share, Field(ge=0, le=1)] = 0.0
+    weight_decay: Annotated[float, _off_or(1e-6), Field(ge=0, le=1)] = 0.0
     """AdamW weight decay on the adapter."""
     max_grad_norm: Annotated[float, Field(ge=0.001, le=1000)] = 1.0
     """Gradient clipping."""

@@ -202,7 +202,7 @@ KEYS: dict[str, tuple[Any, list[Any], list[Any]]] = {
         ["polynomial", None],
     ),
     "train.warmup_steps": (0.05, [0, 0.001, 10**6], [-0.1, 1e-300, 10**6 + 1, *NUMBERS]),
-    "train.weight_decay": (0.0, [0, 0.001, 1], [-0.1, 1e-300, 1.1, *NUMBERS]),
+    "train.weight_decay": (0.0, [0, 1e-6, 1], [-0.1, 1e-300, 1.1, *NUMBERS]),
     "train.max_grad_norm": (1.0, [0.001, 1000], [0, 1e-300, 1001, *NUMBERS]),
     "train.optim": (
         "paged_adamw_8bit",
