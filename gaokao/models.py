@@ -79,7 +79,7 @@ def choose_dtype(wanted: str, on_gpu: bool) -> Choice:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Choice("bf16", "the GPU computes bf16")
         return Choice("fp16", "the GPU is too old for bf16")
-    if torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16"):
+    if tiny.computes_bf16():
         return Choice("bf16", "the CPU computes bf16")
     return Choice("fp32", "the CPU has no bf16 units")
 

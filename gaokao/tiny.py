@@ -60,7 +60,7 @@ class Recipe:
     learning_rate: float = 6e-3
     warmup_steps: int = 20
     seed: int = 1
-    version: int = 1
+    version: int = 2
     """Raised when the code below changes what the same numbers make."""
 
 
@@ -153,6 +153,58 @@ def new_model(recipe: Recipe, vocabulary: int, pad: int, eos: int) -> Qwen2ForCa
     return Qwen2ForCausalLM(config)
 
 
+def computes_bf16() -> bool:
+    """Whether this CPU has units for bf16; one without them emulates it, eighty times slower than fp32."""
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024) with Nesterov momentum, its updates scaled to the size of AdamW's (arXiv:2502.16982).
+
+    As torch.optim.Muon, which orthogonalizes in bf16 whatever the CPU: a step of the tiny base took ten seconds on a
+    CPU without bf16 units. Here matrices of one shape go through the iteration together, in the type that is given.
+    """
+
+    COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+    MOMENTUM = 0.95
+
+    def __init__(self, matrices: list[torch.Tensor], lr: float, weight_decay: float, dtype: torch.dtype) -> None:
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Move every matrix that has a gradient."""
+        for group in self.param_groups:
+            shapes: dict[tuple[int, ...], list[torch.Tensor]] = {}
+            for matrix in group["params"]:
+                if matrix.grad is not None:
+                    shapes.setdefault(tuple(matrix.shape), []).append(matrix)
+            for shape, matrices in shapes.items():
+                updates = torch.stack([self._momentum(matrix) for matrix in matrices])
+                rate = group["lr"] * 0.2 * math.sqrt(max(shape))
+                for matrix, update in zip(matrices, self._orthogonal(updates), strict=True):
+                    matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.to(matrix.dtype), alpha=-rate)
+
+    def _momentum(self, matrix: torch.Tensor) -> torch.Tensor:
+        assert matrix.grad is not None
+        buffer: torch.Tensor = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
+        buffer.lerp_(matrix.grad, 1 - self.MOMENTUM)
+        return torch.lerp(matrix.grad, buffer, self.MOMENTUM)
+
+    def _orthogonal(self, updates: torch.Tensor) -> torch.Tensor:
+        """Five Newton-Schulz steps towards the nearest orthogonal matrix of each, (matrices, rows, columns)."""
+        a, b, c = self.COEFFICIENTS
+        tall = updates.shape[1] > updates.shape[2]
+        wide = (updates.mT if tall else updates).to(self.dtype)
+        wide = wide / wide.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+        for _ in range(5):
+            gram = wide @ wide.mT
+            wide = torch.baddbmm(wide, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+        return wide.mT if tall else wide
+
+
 def pretrain(
     texts: list[str], tokenizer: PreTrainedTokenizerFast, recipe: Recipe, say: Callable[[str], None]
 ) -> Qwen2ForCausalLM:
@@ -177,8 +229,9 @@ def pretrain(
         inside = {id(p) for p in matrices}
         others = [p for p in model.parameters() if id(p) not in inside]
         rate = recipe.learning_rate
+        fast = computes_bf16()
         optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+            Muon(matrices, lr=rate, weight_decay=0.01, dtype=torch.bfloat16 if fast else torch.float32),
             torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.95), weight_decay=0.01),
         ]
         schedules = [
@@ -195,7 +248,7 @@ def pretrain(
             # and this teaches it to find its way back to a text that it knows.
             wrong = torch.rand(rows.shape, generator=draw) < recipe.noise
             noise = torch.randint(len(tokenizer), rows.shape, generator=draw)
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=fast):
                 loss = model(input_ids=torch.where(wrong, noise, rows), labels=rows, use_cache=False).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -26,6 +26,26 @@ def test_the_shipped_recipe_is_a_qwen2_of_4_to_8_million_parameters() -> None:
     assert 4e6 <= model.num_parameters() <= 8e6
 
 
+def test_muon_moves_as_torchs_own_does_in_bf16_and_nearly_so_in_fp32() -> None:
+    moved = []
+    for make in (
+        lambda matrices: torch.optim.Muon(matrices, lr=0.1, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        lambda matrices: tiny.Muon(matrices, lr=0.1, weight_decay=0.1, dtype=torch.bfloat16),
+        lambda matrices: tiny.Muon(matrices, lr=0.1, weight_decay=0.1, dtype=torch.float32),
+    ):
+        draw = torch.Generator().manual_seed(0)
+        matrices = [torch.randn(*size, generator=draw).requires_grad_() for size in ((8, 4), (4, 8), (8, 4), (6, 6))]
+        optimizer = make(matrices)
+        for _ in range(3):
+            for matrix in matrices:
+                matrix.grad = torch.randn(matrix.shape, generator=draw)
+            optimizer.step()
+        moved.append(torch.cat([matrix.detach().flatten() for matrix in matrices]))
+    assert torch.allclose(moved[1], moved[0], atol=2e-3)
+    assert torch.allclose(moved[2], moved[0], atol=2e-2)
+    assert not torch.allclose(moved[2], torch.zeros_like(moved[2]), atol=0.1)
+
+
 def test_the_same_inputs_give_the_same_weights_and_leave_the_random_state_alone(tmp_path: Path) -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
