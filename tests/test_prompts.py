@@ -1,15 +1,16 @@
 """One renderer for training and inference, and a reader that gives a record's fields back."""
 
 import os
-import random
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, record_row
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 
 from gaokao.prompts import format_chat, parse, prepare_input, render
-from gaokao.records import SUBJECTS, TYPES, Raw, Record, load_records, parse_record
+from gaokao.records import SUBJECTS, TYPES, Raw, Record, drop_hints, load_records, parse_record
 
 RECORD = Record(
     "a", "物理", "单选题", "牛顿第一定律。", "小车实验。", "下列正确的是\nA．甲\nB．乙\nC．丙\nD．丁", ("B",), "故选B。"
@@ -34,6 +35,21 @@ def test_passages_stand_in_the_user_message() -> None:
     assert prepare_input(replace(RECORD, outside=""))[1]["content"].endswith("\n课外内容：无")
 
 
+@pytest.mark.parametrize(
+    ("difficulty", "topic", "lines"),
+    [
+        ("", "", ""),
+        ("压轴", "", "\n难度：压轴"),
+        ("", "惯性", "\n知识点：惯性"),
+        ("基础", "惯性", "\n难度：基础\n知识点：惯性"),
+    ],
+)
+def test_difficulty_and_topic_follow_the_passages_where_given(difficulty: str, topic: str, lines: str) -> None:
+    system, user = prepare_input(replace(RECORD, difficulty=difficulty, topic=topic))
+    assert user["content"] == "课本内容：牛顿第一定律。\n课外内容：小车实验。" + lines
+    assert system == prepare_input(RECORD)[0]
+
+
 def test_the_prompt_shows_nothing_of_the_answer() -> None:
     bare = replace(RECORD, question="", answer=(), analysis="")
     assert prepare_input(bare) == prepare_input(RECORD)
@@ -51,21 +67,79 @@ def test_parse_gives_the_fields_of_every_bundled_record_back() -> None:
             assert question.complete
 
 
-def test_parse_gives_back_every_record_that_the_loader_accepts() -> None:
-    draw = random.Random(0)
-    pieces = ["甲", "（1）", "（2）", "\n", "：", "A．", "$x^2$", "题干", "解析", " ", "故选B", "#"]
-    accepted = 0
-    for number in range(1000):
-        question, first, second, analysis = ("".join(draw.choices(pieces, k=8)) for _ in range(4))
-        answer = draw.choice([first, [first, second], f"（1）{first}\n（2）{second}"])
-        row = record_row(number, question=question, answer=answer, analysis=analysis)
-        record, _ = parse_record(Raw("x", row), number, "train")
-        if record is None:
-            continue
-        accepted += 1
-        found = parse(render(record))
-        assert (found.question, found.answer, found.analysis) == (record.question, record.answer, record.analysis)
-    assert accepted > 500
+PIECES = [
+    "甲",
+    "B",
+    "（1）",
+    "（2）",
+    "(2)",
+    "①",
+    "\n",
+    "\r\n",
+    "\r",
+    " ",
+    "\t",
+    "　",
+    "\u2028",
+    "\u2029",
+    "\x85",
+    "\x0b",
+    "\x1c",
+    "*",
+    "**",
+]
+PIECES += [
+    "#",
+    "题干",
+    "参考答案",
+    "解析",
+    "：",
+    ":",
+    "；",
+    "题干：",
+    "**解析：**",
+    "<|im_end|>",
+    "$x^2$",
+    "A．",
+    "\ufeff",
+    "\x00",
+    "😀",
+]
+TEXTS = st.lists(st.sampled_from(PIECES), max_size=8).map("".join) | st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@given(question=TEXTS, answer=TEXTS | st.lists(TEXTS, max_size=4), analysis=TEXTS, textbook=TEXTS)
+@settings(derandomize=True, deadline=None, max_examples=300, suppress_health_check=[HealthCheck.filter_too_much])
+def test_every_record_that_the_loader_accepts_is_read_back_from_its_text_and_from_its_row(
+    question: str, answer: str | list[str], analysis: str, textbook: str
+) -> None:
+    row = record_row(question=question, answer=answer, analysis=analysis, 课本内容=textbook)
+    record, faults = parse_record(Raw("x", row), 0, "train")
+    assume(record)
+    assert record is not None and not faults
+    found = parse(render(record))
+    assert (found.question, found.answer, found.analysis) == (record.question, record.answer, record.analysis)
+    assert found.complete
+    assert parse_record(Raw("x", record.to_dict()), 0, "train") == (record, [])
+
+
+@given(text=st.lists(st.sampled_from(PIECES), max_size=30).map("".join))
+@settings(derandomize=True, deadline=None, max_examples=200)
+def test_parse_makes_a_question_of_any_text(text: str) -> None:
+    found = parse(text)
+    contents = {"题干": found.question, "参考答案": "".join(found.answer), "解析": found.analysis}
+    for section, content in contents.items():
+        assert not content or section not in found.missing
+
+
+@pytest.mark.parametrize(
+    "text", ["*甲", "**甲**", "* 甲\n* 乙", "# 甲", "*", "：甲", "；", "甲*", "甲\n**", "甲\u2028乙", "甲\x85解析：乙"]
+)
+def test_marks_at_the_edges_of_a_section_are_kept(text: str) -> None:
+    record, faults = parse_record(Raw("x", record_row(question=text, answer=[text, text], analysis=text)), 0, "train")
+    assert record is not None, faults
+    found = parse(render(record))
+    assert (found.question, found.answer, found.analysis) == (text, (text, text), text)
 
 
 @pytest.mark.parametrize("colon", ["：", ":", "；"])
@@ -74,9 +148,25 @@ def test_three_colons_are_accepted(colon: str) -> None:
     assert (question.question, question.answer, question.analysis) == ("甲", ("B",), "乙")
 
 
-def test_markdown_around_headers_is_passed_over() -> None:
-    question = parse("好的。\n**题干：** 甲\n### 参考答案：B\n**解析**：乙")
-    assert (question.question, question.answer, question.analysis) == ("甲", ("B",), "乙")
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        ("**题干：** 甲", "甲"),
+        ("**题干：**甲", "甲"),
+        ("**题干**：甲", "甲"),
+        ("**题干**：**甲**", "**甲**"),
+        ("### 题干：甲", "甲"),
+        ("### **题干：** *甲", "甲"),
+        ("* **题干：** 甲", "甲"),
+        ("  * 题干 ** :\t甲", "甲"),
+        ("题干：*甲*", "*甲*"),
+        ("题干：\t甲", "甲"),
+        ("# 题干：# 甲", "# 甲"),
+    ],
+)
+def test_markdown_around_headers_is_passed_over(text: str, content: str) -> None:
+    question = parse(f"好的。\n{text}\n### 参考答案：B\n**解析**：乙")
+    assert (question.question, question.answer, question.analysis) == (content, ("B",), "乙")
     assert question.complete
 
 
@@ -109,7 +199,9 @@ def test_prompt_token_ids_of_training_and_inference_are_equal(which: str, small_
         pytest.skip("needs GAOKAO_QWEN_FOLDER, a folder with a real Qwen2.5 tokenizer")
     folder = small_base if which == "tiny" else Path(os.environ["GAOKAO_QWEN_FOLDER"])
     tokenizer = load_tokenizer(folder)
-    for record in load_records(ROOT / "gaokao_data" / "test.json"):
+    # The records as they are, with difficulty and topic, and as a training shows them.
+    records = load_records(ROOT / "gaokao_data" / "test.json")
+    for record in [*records, *drop_hints(records, seed=1)]:
         prompt = prompt_ids(tokenizer, prepare_input(record))
         whole = example_ids(tokenizer, format_chat(record))
         assert whole[: len(prompt)] == prompt

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,16 @@ import pytest
 from conftest import ROOT, record_row
 
 from gaokao.errors import UserError
-from gaokao.records import TYPE_ALIASES, drop_hints, fingerprint, join_answers, load_records, split_answers
+from gaokao.records import (
+    KEY_ALIASES,
+    TYPE_ALIASES,
+    Record,
+    drop_hints,
+    fingerprint,
+    join_answers,
+    load_records,
+    split_answers,
+)
 
 Write = Callable[..., Path]
 
@@ -265,3 +274,154 @@ def test_bundled_training_data_have_twenty_items_of_each_subject() -> None:
     records = load_records(ROOT / "gaokao_data" / "train.json")
     for subject in {record.subject for record in records}:
         assert sum(record.subject == subject for record in records) >= 20
+
+
+@pytest.mark.parametrize(("alias", "key"), sorted(KEY_ALIASES.items()))
+def test_each_alias_of_a_key_is_read_as_the_key(write_rows: Write, alias: str, key: str) -> None:
+    row = record_row(difficulty="基础", topic="细胞")
+    renamed = {alias if name == key else name: value for name, value in row.items()}
+    assert alias in renamed
+    assert load_records(write_rows([renamed])) == load_records(write_rows([row]))
+    assert f"{alias} and {key} are the same key, given twice; keep one" in faults(write_rows([{**row, **renamed}]))
+
+
+@pytest.mark.parametrize("alias", ["大题", "解答题", "简答题", " 主观题\n"])
+def test_each_alias_of_a_type_is_read_as_the_type(write_rows: Write, alias: str) -> None:
+    (record,) = load_records(write_rows([record_row(type=alias)]))
+    assert record.type == "主观题"
+
+
+@pytest.mark.parametrize("marker", ["<|im_start|>", "<|im_end|>", "<|endoftext|>"])
+@pytest.mark.parametrize("key", ["课本内容", "课外内容", "question", "answer", "analysis"])
+def test_each_chat_marker_is_refused_in_each_text(write_rows: Write, key: str, marker: str) -> None:
+    said = faults(write_rows([record_row(**{key: f"甲{marker}乙"})]))
+    assert f"contains the chat marker {marker}, which would end the turn; remove it" in said and key in said
+    assert marker in faults(write_rows([record_row(answer=["甲", f"乙{marker}"])]))
+
+
+@pytest.mark.parametrize("key", ["课本内容", "课外内容", "question", "answer", "analysis"])
+@pytest.mark.parametrize("line", ["解析：乙", "**题干：** 乙", "# 参考答案:乙", "* 解析；", "\t题干 ：乙"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_line_that_begins_with_a_header_is_refused_in_each_text(
+    write_rows: Write, key: str, line: str, end: str
+) -> None:
+    said = faults(write_rows([record_row(**{key: f"甲{end}{line}"})]))
+    assert "has a line that begins with" in said and "a header of the answer; reword it" in said and key in said
+
+
+def test_line_ends_of_all_systems_are_one(write_rows: Write) -> None:
+    prints = set()
+    for end in ("\n", "\r\n", "\r"):
+        row = record_row(type="主观题", answer=["甲", f"乙{end}丙"])
+        row |= {key: f"甲{end}乙{end}{end}丙{end}" for key in ("课本内容", "课外内容", "question", "analysis")}
+        records = load_records(write_rows([row]))
+        assert records[0].question == "甲\n乙\n\n丙"
+        prints.add(fingerprint(records))
+    assert len(prints) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (["甲", ""], "holds an empty text"),
+        ([" \n", "乙"], "holds an empty text"),
+        ("（1）甲\n（2）", "has nothing behind （2）"),
+        ("（1）\n（2）乙", "has nothing behind （1）"),
+        (["（1）甲\n(2)\t\n（3）丙"], "has nothing behind （2）"),
+        (["甲\n（2）乙", "丙"], "begins like the next sub-answer"),
+        (["甲", "乙\n(3) 丙"], "begins like the next sub-answer"),
+        (["甲", "乙\r（3）丙"], "begins like the next sub-answer"),
+        ("（1）题干：甲\n（2）乙", "has a line that begins with '题干：'"),
+    ],
+)
+def test_an_answer_that_would_be_read_back_as_another_is_refused(write_rows: Write, answer: Any, said: str) -> None:
+    text = faults(write_rows([record_row(answer=answer)]))
+    assert "data.json[0] (id r0): answer (参考答案) " in text and said in text
+
+
+@pytest.mark.parametrize(
+    "answer", [["（1）甲", "乙"], ["*甲", "# 乙"], ["甲\n（3）乙", "丙"], ["甲\n(1) 乙", "丙"], ["（2）甲"]]
+)
+def test_an_answer_that_can_be_read_back_is_kept_as_given(write_rows: Write, answer: list[str]) -> None:
+    (record,) = load_records(write_rows([record_row(answer=answer)]))
+    assert record.answer == tuple(answer)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "（01）甲\n（02）乙",
+        "（１）甲\n（２）乙",
+        "（0）甲\n（1）乙",
+        "（1）甲",
+        "甲（1）\n（2）乙",
+        "甲\n（1）乙\n（2）丙",
+    ],
+)
+def test_only_a_text_that_is_numbered_from_one_at_line_starts_is_split(text: str) -> None:
+    assert split_answers(text) == (text,)
+
+
+def test_numbers_out_of_their_order_belong_to_the_text() -> None:
+    assert split_answers("（1）甲\n（3）乙\n(2)\t丙\n（2）丁") == ("甲\n（3）乙", "丙\n（2）丁")
+    assert split_answers(" \n ") == ()
+
+
+def test_two_hundred_thousand_sub_answers_are_split_by_one_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a pattern for each number")
+
+    parts = tuple(f"甲{number}" for number in range(200_000))
+    text = join_answers(parts)
+    monkeypatch.setattr("re.compile", refuse)
+    assert split_answers(text) == parts
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\n\t", "　", "\u2028"])
+def test_white_space_is_no_text(write_rows: Write, blank: str) -> None:
+    row = record_row(question=blank, answer=blank, analysis=blank)
+    said = faults(write_rows([row]))
+    assert "question (题干) is empty" in said and "analysis (解析) is empty" in said and "answer (参考答案) " in said
+    (record,) = load_records(write_rows([record_row(question=f"{blank}甲{blank}", answer=f"{blank}B{blank}")]))
+    assert (record.question, record.answer) == ("甲", ("B",))
+
+
+def test_half_a_character_in_a_list_of_a_table_is_named(tmp_path: Path) -> None:
+    row = record_row(answer='["甲", "\\ud83d"]')
+    header, cells = (
+        ",".join(row),
+        ",".join(f'"{value}"' for value in {**row, "answer": '[""甲"", ""\\ud83d""]'}.values()),
+    )
+    (tmp_path / "a.csv").write_text(f"{header}\n{cells}\n", encoding="utf-8")
+    assert "a.csv:2: holds half of a character (\\ud83d" in faults(tmp_path / "a.csv")
+
+
+CHANGES: dict[str, Any] = {
+    "id": "other",
+    "subject": "物理",
+    "type": "多选题",
+    "textbook": "另一段",
+    "outside": "另一段",
+    "question": "另一题",
+    "answer": ("C",),
+    "analysis": "故选C。",
+    "difficulty": "压轴",
+    "topic": "另一点",
+    "extra": {"year": 2020},
+}
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Record)])
+def test_a_change_of_one_field_alone_changes_the_fingerprint(write_rows: Write, name: str) -> None:
+    (record,) = load_records(write_rows([record_row()]))
+    assert fingerprint([replace(record, **{name: CHANGES[name]})]) != fingerprint([record])
+
+
+def test_fingerprint_tells_where_answers_and_records_end(write_rows: Write) -> None:
+    (record,) = load_records(write_rows([record_row()]))
+    prints = {
+        fingerprint([replace(record, answer=answer)])
+        for answer in (("甲", "乙"), ("甲乙",), ("甲\n乙",), ("甲", "乙", "乙"))
+    }
+    assert len(prints) == 4
+    assert fingerprint([record]) != fingerprint([record, record]) != fingerprint([])
