@@ -77,9 +77,8 @@ def load(resolved: Resolved, adapter: Path | None) -> tuple[Any, Any]:
     device = "cuda:0" if on_gpu else "cpu"
     dtype = models.choose_dtype(config.model.dtype, on_gpu)
     attention = models.choose_attention(config.model.attention, on_gpu, dtype.value)
-    base = models.locate_base(
-        config.model.base, config.model.hub, config.model.revision, Path(config.output.dir), print
-    )
+    origin = (config.model.base, config.model.hub, config.model.revision)
+    base = models.locate_base(*origin, Path(config.output.dir), print, config.model.trust_remote_code)
     tokenizer = models.load_tokenizer(base, config.model.trust_remote_code)
     if adapter is not None:
         now = models.adapter_record(config.model.base, base, config.model.quantization, tokenizer)

@@ -16,6 +16,7 @@ import evaluate
 import infer_qwen_gaokao
 from gaokao import generation, models, tiny
 from gaokao.checks import CHECKS
+from gaokao.console import banner
 from gaokao.errors import Interrupted, UserError
 from gaokao.runs import lock
 
@@ -199,6 +200,12 @@ def test_the_last_line_says_that_the_tiny_model_was_used(
     )
 
 
+def test_several_gpus_are_not_promised(infer: Infer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(infer_qwen_gaokao, "banner", lambda resolved, **rest: banner(resolved._replace(gpus=4), **rest))
+    printed = "\n".join(infer("--adapter", "none"))
+    assert "4 GPUs are there: generation uses this one" in printed and "torchrun" not in printed
+
+
 def test_the_compiled_forward_is_used_where_it_is_asked_for_and_only_there(
     infer: Infer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,3 +226,19 @@ def test_rounds_and_seed_of_the_chance_level_and_sampling_options_are_passed_on(
     assert [entry["text"] for entry in load(folder / "questions.json")] != first
     infer("--adapter", "none", "--generate.max_new_tokens", "2")
     assert max(entry["completion_tokens"] for entry in load(folder / "questions.json")) <= 2
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_python_files_of_a_base_are_fetched_only_where_they_are_trusted(
+    infer: Infer, monkeypatch: pytest.MonkeyPatch, trusted: bool
+) -> None:
+    seen = []
+    locate = models.locate_base
+
+    def noting(*arguments: Any) -> Path:
+        seen.append(arguments[5])
+        return locate(*arguments)
+
+    monkeypatch.setattr(models, "locate_base", noting)
+    infer("--adapter", "none", f"--model.trust_remote_code={str(trusted).lower()}")
+    assert seen == [trusted]
