@@ -1,13 +1,22 @@
 """Each check catches what it is for, near misses included, and leaves good questions alone."""
 
 import random
-from collections.abc import Iterable, Sequence
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import pytest
+from conftest import ROOT
 
+from gaokao import checks
 from gaokao.checks import (
     CHECKS,
+    FAULTS_SHOWN,
+    LOOP_LEAST,
+    MATERIAL_STEM,
+    TABLE_NUMBERS,
     Item,
     Outcome,
     Pair,
@@ -266,6 +275,26 @@ def test_keys_that_cannot_be_marked_are_caught(kind: str, key: str) -> None:
 )
 def test_letters_among_the_options_are_a_key(kind: str, key: str) -> None:
     passed(check_key(replace(GOOD if kind == "单选题" else MULTIPLE, answer=(key,))))
+
+
+@pytest.mark.parametrize(
+    "key", ["B", "Ｂ", "(B)", "（B）", "（ Ｂ ）", "B，", "B,", "B。", "B．", "B.", "B、", " B \n", "B；"]
+)
+def test_a_letter_in_any_usual_dress_is_the_key(key: str) -> None:
+    item = replace(GOOD, answer=(key,), analysis="分解者还有真菌，故选B。")
+    assert parse_key(key) == "B"
+    passed(check_key(item))
+    passed(check_key_agrees(item))
+    assert key_bias([item]).shares["B"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "options", ["A甲 B甲", "A甲 B乙 C丙 D丁", "A甲\nB乙\nC丙\nD丁", "A．甲 B．甲", "A．甲 B．甲 C．丙 D．丁"]
+)
+def test_letters_without_marks_and_equal_texts_are_no_options(options: str) -> None:
+    item = replace(GOOD, question=f"{STEM}\n{options}")
+    caught(check_options(item))
+    assert not usable(run_checks(item))
 
 
 def test_keys_are_not_asked_of_open_questions_and_sub_questions() -> None:
@@ -795,6 +824,10 @@ CUT = [
     "解得 x =",
     "根据《中华人民共和国宪法",
     "A项错误，B项错误，C项",
+    "故选 C. 其次，",
+    "故选用责无旁贷，",
+    "故选C；其次分析",
+    "故答案为：甲，",
 ]
 
 
@@ -999,9 +1032,232 @@ def test_no_check_raises_on_hostile_texts() -> None:
         assert len(run_checks(item)) == len(CHECKS)
 
 
-def test_long_texts_are_checked_quickly() -> None:
-    text = "".join(random.Random(6).choices("甲乙丙丁戊己庚辛 A．故选“”$\\mathrm{材料如图", k=30_000))
-    run_checks(Item(text, ("A",), text, "数学", "单选题", text, text))
+HOSTILE = """
+import random
+from gaokao.checks import Item, check_near_duplicates, key_bias, run_checks
+draw = random.Random(1)
+chinese = [chr(draw.randrange(0x4E00, 0x9FA5)) for _ in range(400)]
+units = ["A．", "E．", "A、", "A项正确；", "\\(", "\\)", "$", "![", "![](", "据“甲乙丙丁戊己庚”", "如图", "?", "哈", "\u0300\u0316", "\ufdfa"]
+texts = [unit * (20_000 // len(unit)) for unit in units]
+texts += ["\\)" * 10_000 + "\\(" * 10_000, "\\rm{" + " " * 20_000, "甲" + "?" * 20_000 + "乙", "A．1B．2C．3D．4" + "E．" * 10_000]
+texts += ["".join("甲乙丙丁戊己庚辛" * 3 + "".join(draw.choices(chinese, k=draw.randint(1, 8))) for _ in range(1_000))]
+for text in texts:
+    items = [
+        Item(text, ("A",), text, "数学", "单选题", text, text[::-1], "stop"),
+        Item("下列正确的是\\nA．1\\nB．2\\nC．3\\nD．4", ("A",), text, "数学", "单选题", text, text, "stop"),
+        Item(text, (text,), text, "数学", "主观题", text, text, "stop"),
+    ]
+    evidence = [result.evidence for item in items for result in run_checks(item)]
+    assert max(map(len, evidence)) < 2_000, (text[:20], max(evidence, key=len)[:100])
+    check_near_duplicates(items)
+    key_bias(items)
+print("done")
+"""
+
+
+def test_texts_of_twenty_thousand_characters_are_answered_in_short_words() -> None:
+    # Linear checks take some seconds here; with the square of the length in one of them, this would be many minutes.
+    done = subprocess.run(
+        [sys.executable, "-c", HOSTILE], cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=300
+    )
+    assert done.stdout == "done\n", done.stderr
+
+
+def noise(chance: random.Random, pieces: str | list[str], most: int) -> str:
+    return "".join(chance.choices(pieces, k=chance.randint(0, most)))
+
+
+def test_formulas_are_those_of_their_plain_definition() -> None:
+    plain = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+    chance = random.Random(11)
+    for _ in range(3000):
+        text = noise(chance, ["$", "$$", "\\(", "\\)", "\\[", "\\]", "x", "\n"], 12)
+        expected = [(m.start(), m.end(), next(g for g in m.groups() if g is not None)) for m in plain.finditer(text)]
+        assert list(checks._formulas(text)) == expected, text
+
+
+def test_images_are_those_of_their_plain_definition() -> None:
+    plain = re.compile(r"!\[[^]]*\]\([^)]*\)")
+    chance = random.Random(12)
+    for _ in range(3000):
+        text = noise(chance, ["![", "[", "](", "]", "(", ")", "x"], 12) + ")"
+        assert list(checks._images(text)) == [match.span() for match in plain.finditer(text)], text
+
+
+def test_option_runs_are_those_of_their_plain_definition() -> None:
+    def plain(marks: str, wide: list[bool]) -> str | None:
+        for start in range(len(marks) - 1, -1, -1):
+            run = ""
+            for place in range(start, len(marks)):
+                if len(run) < 8 and marks[place] == "ABCDEFGH"[len(run)] and (len(run) < 4 or wide[place]):
+                    run += f"{marks[place]}"
+            if len(run) >= 4:
+                return run
+        return None
+
+    chance = random.Random(13)
+    found = 0
+    for _ in range(3000):
+        marks = "".join(chance.choices("AABBCCDDEFGH", k=chance.randint(4, 16)))
+        gaps = chance.choices(["", " ", "  ", "\t ", "\n", "\n ", "甲 ", "甲  "], k=len(marks))
+        question = "甲" + "".join(f"{gap}{letter}．乙" for gap, letter in zip(gaps, marks, strict=True))
+        wide = ["\n" in gap or gap.endswith(("  ", "\t ")) for gap in gaps]
+        expected = plain(marks, wide)
+        options = split_options(question)
+        assert (None if options is None else "".join(options)) == expected, question
+        found += expected is not None
+    assert found > 200
+
+
+def test_verdicts_are_those_of_their_plain_definition() -> None:
+    plain = re.compile(
+        r"(?<![A-Za-z\\>→])([A-D](?:[、和]?[A-D])*)(?:选?项)?(?:的)?(?:说法|表述|叙述|观点|结论|判断|描述)?"
+        r"(?:都|均|是|也)?(不正确|正确|错误|不?符合题意|不合题意)(?!率|答案|的是)"
+    )
+    chance = random.Random(14)
+    found = 0
+    pieces = ["A", "B", "D", "、", "和", "E", "x", "→", "项", "均", "正确", "错误", "率", "。"]
+    for _ in range(5000):
+        text = noise(chance, pieces, 14)
+        expected = [(match.group(1), match.group(2), match.end()) for match in plain.finditer(text)]
+        assert [(letters, m.group(1), m.end()) for letters, m in checks._verdicts(text)] == expected, text
+        found += len(expected)
+    assert found > 200
+
+
+def test_loops_are_those_of_brute_force() -> None:
+    chance = random.Random(15)
+    seen = set()
+    for _ in range(1500):
+        block = noise(chance, "甲乙丙", 14)
+        text = noise(chance, "甲乙", 9) + block * chance.randint(2, 5) + noise(chance, "甲乙", 9)
+        expected = any(
+            text.startswith(text[start : start + period] * 4, start)
+            for start in range(len(text))
+            for period in range(8, (len(text) - start) // 4 + 1)
+        )
+        # Shorter than the length from which repeated grams count on their own.
+        if len(text) < LOOP_LEAST:
+            outcome = check_repetition(replace(OPEN, question=text)).outcome
+            assert outcome is (Outcome.FAIL if expected else Outcome.PASS), text
+            seen.add(expected)
+    assert seen == {True, False}
+
+
+def test_containment_is_one_figure_for_few_grams_and_many() -> None:
+    chance = random.Random(16)
+    for _ in range(500):
+        text, passages = noise(chance, "甲乙丙", 60), [noise(chance, "甲乙丙", 60) for _ in range(2)]
+        for n in (1, 3, 8):
+            grams = {text[i : i + n] for i in range(max(len(text) - n + 1, 1))} if text else set()
+            expected = sum(any(g in passage for passage in passages) for g in grams) / len(grams) if grams else 0.0
+            assert containment(text, passages, n) == expected
+
+
+def test_evidence_of_many_faults_shows_the_first_ones_and_their_number() -> None:
+    result = check_leak(replace(OPEN, question="课本，" * 100))
+    assert result.evidence.count("the 题干 says") == FAULTS_SHOWN == 5
+    assert result.evidence.endswith("; and 95 more")
+    assert "more" not in check_leak(replace(OPEN, question="课本，" * 5)).evidence
+
+
+# --- bounds: the last text on this side, the first on the other -----------------------------------------------------
+
+LETTERS_24 = "甲乙丙丁戊己庚辛壬癸子丑寅卯辰巳午未申酉戌亥天地"
+
+
+def test_a_run_of_the_passages_counts_from_half_of_the_stem() -> None:
+    stem = LETTERS_24[:20]
+    caught(check_copied(replace(OPEN, question=stem, textbook=LETTERS_24[:10])))
+    passed(check_copied(replace(OPEN, question=stem, textbook=LETTERS_24[:9] + "。" + "x")))
+    # Two passages are not one: the run must stand in one of them.
+    passed(check_copied(replace(OPEN, question=stem, textbook=LETTERS_24[:9], outside=LETTERS_24[9:18])))
+    result = check_copied(replace(OPEN, question=stem, textbook="x", outside=LETTERS_24[:10]))
+    assert "10 of 20 characters" in result.evidence and LETTERS_24[:10] in result.evidence
+
+
+def test_grams_of_the_passages_count_from_seven_in_ten() -> None:
+    stem = LETTERS_24[:17]  # ten 8-grams
+    seven = [stem[:10], stem[4:15]]
+    assert containment(stem, seven) == 0.7
+    evidence = check_copied(replace(OPEN, question=stem, textbook=seven[0], outside=seven[1])).evidence
+    assert "70% of the 题干's 8-grams" in evidence
+    evidence = check_copied(replace(OPEN, question=stem, textbook=seven[0], outside=seven[1][:-1])).evidence
+    assert "8-grams" not in evidence
+
+
+def test_a_stem_is_judged_as_copied_from_sixteen_characters_on() -> None:
+    caught(check_copied(replace(OPEN, question=LETTERS_24[:16] + "？", textbook=LETTERS_24)))
+    skipped(check_copied(replace(OPEN, question=LETTERS_24[:15] + "？", textbook=LETTERS_24)))
+
+
+def test_texts_are_near_duplicates_from_six_in_ten_on() -> None:
+    first, second = LETTERS_24[:12], LETTERS_24[:10] + "xy"
+    assert near_duplicates([first, second]) == [Pair(0, 1, 6 / 10)]
+    assert near_duplicates([first, LETTERS_24[:9] + "xyz"]) == []
+
+
+def test_a_block_counts_from_eight_characters_and_four_times_on() -> None:
+    for times, size, expected in ((4, 8, caught), (3, 8, passed), (4, 7, passed)):
+        expected(check_repetition(replace(OPEN, question="前" + LETTERS_24[:size] * times + "后")))
+
+
+def test_repeated_grams_count_from_eighty_characters_on() -> None:
+    # Three times a third of the text: two thirds of the grams are repeats, but no block stands four times.
+    third = "".join(chr(0x4E00 + number) for number in range(27))
+    assert len(third * 3) == LOOP_LEAST + 1
+    caught(check_repetition(replace(OPEN, question=third * 3)))
+    caught(check_repetition(replace(OPEN, question=(third * 3)[:-1])))
+    passed(check_repetition(replace(OPEN, question=(third * 3)[:-2])))
+    # 51 repeats among 101 or 102 grams.
+    text = "".join(chr(0x4E00 + number) for number in range(30)) * 3
+    tail = "".join(chr(0x5000 + number) for number in range(21))
+    caught(check_repetition(replace(OPEN, question=text + tail[:20])))
+    passed(check_repetition(replace(OPEN, question=text + tail)))
+
+
+def test_half_of_twenty_letters_are_enough_han() -> None:
+    passed(check_language(replace(OPEN, question="甲" * 10 + "x" * 10, answer=(), analysis="")))
+    caught(check_language(replace(OPEN, question="甲" * 9 + "x" * 11, answer=(), analysis="")))
+    skipped(check_language(replace(OPEN, question="甲" * 9 + "x" * 10, answer=(), analysis="")))
+
+
+def test_quotations_count_from_six_characters_and_three_in_ten_on() -> None:
+    def quoting(quote: str, stem: str) -> Result:
+        return check_quotes(replace(OPEN, question=stem, analysis=f"材料“{quote}”可知。"))
+
+    skipped(quoting(LETTERS_24[:5], "子丑寅"))
+    caught(quoting(LETTERS_24[:6], "子丑寅"))
+    passed(quoting(LETTERS_24[:12], LETTERS_24[:5]))  # 3 of 10
+    caught(quoting(LETTERS_24[:12], LETTERS_24[:4]))
+
+
+@pytest.mark.parametrize(("between", "expected"), [("，" + "甲" * 9, caught), ("甲" * 7, skipped), ("甲" * 8, caught)])
+def test_a_negation_up_to_eight_characters_before_a_quotation_says_it_is_none(
+    between: str, expected: Callable[[Result], None]
+) -> None:
+    expected(check_quotes(replace(OPEN, question="子丑寅", analysis=f"没有{between}中材料“{LETTERS_24[:8]}”。")))
+
+
+def test_a_stem_of_a_hundred_and_twenty_characters_has_room_for_its_material() -> None:
+    stem = "根据材料，分析原因。"
+    passed(check_material(replace(OPEN, question=stem + "甲" * (MATERIAL_STEM - len(stem)))))
+    caught(check_material(replace(OPEN, question=stem + "甲" * (MATERIAL_STEM - 1 - len(stem)))))
+
+
+def test_ten_numbers_may_be_a_table() -> None:
+    stem = "下表为某地人口，说明其特点。"
+    passed(check_picture(replace(OPEN, question=stem + "，".join(map(str, range(TABLE_NUMBERS))))))
+    caught(check_picture(replace(OPEN, question=stem + "，".join(map(str, range(TABLE_NUMBERS - 1))))))
+
+
+def test_key_bias_is_judged_from_twenty_items_and_three_standard_deviations_on() -> None:
+    skipped(check_key_bias(keyed("ABCD" * 4 + "ABC")))
+    passed(check_key_bias(keyed("ABCD" * 5)))
+    # 48 items: 3 sqrt(.1875 / 48) = .1875, so 21 of them are one letter at most.
+    passed(check_key_bias(keyed("A" * 21 + "BCD" * 9)))
+    caught(check_key_bias(keyed("A" * 22 + "BCD" * 8 + "BC")))
+    caught(check_key_bias(keyed("A" * 2 + "BCD" * 15 + "B")))
 
 
 # --- sets -----------------------------------------------------------------------------------------------------------
@@ -1169,3 +1425,11 @@ def test_containment_is_the_share_of_grams_in_the_passages() -> None:
     assert containment("甲乙丙丁", "甲乙丙丁戊") == 1.0
     assert containment("", PASSAGE) == containment(PASSAGE, []) == 0.0
     assert containment("甲乙丙丁戊己", ["甲乙丙丁"], n=3) == 0.5
+
+
+def test_normalize_and_fold_read_character_by_character() -> None:
+    assert normalize("㎏Ⅳ①ｘ") == "kgIV1x"
+    assert checks.fold("（Ａ）㎏①") == "(A)㎏1"
+    for text in ("e\u0301" * 40, "a" + "\u0300\u0316" * 40, "\ufdfa"):
+        assert len(checks.fold(text)) == len(text)
+        assert len(normalize(text)) <= len(text)
