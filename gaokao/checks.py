@@ -919,8 +919,7 @@ def _one_choice(item: Item) -> bool:
 
 def _plain(text: str) -> str:
     """Text without layout, and letters without LaTeX dress (`$\\mathrm{A}$` is A)."""
-    dressed = r"\\(?:mathrm|mathbf|text|rm)[ \t]*\{([^{}]*)\}"
-    text = re.sub(dressed, lambda match: match.group(1).strip(" \t"), fold(text))
+    text = re.sub(r"\\(?:mathrm|mathbf|text|rm)[ \t]*\{([^{}]*)\}", r"\1", fold(text))
     text = re.sub(r"[$ \t\u3000]+", "", text)
     # Line breaks of the print may split a verdict, but they also keep 故选C and the next line's B正确 apart.
     return re.sub(r"(?<![A-H])\n(?=[^\n])|(?<=[A-H])\n(?=[^\nA-H])", "", text)

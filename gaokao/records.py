@@ -42,7 +42,7 @@ HEADER = re.compile(
     r"(?(open)(?(close)|[ \t*]*))",
     re.MULTILINE,
 )
-_NUMBERED = re.compile(r"^[（(]([1-9][0-9]*)[）)][ \t]*", re.MULTILINE)
+_NUMBERED = re.compile(r"^[（(]([0-9]+)[）)][ \t]*", re.MULTILINE)
 # A tokenizer would read these as the end of a turn, whatever stands around them.
 CHAT_MARKER = re.compile(r"<\|(?:im_start|im_end|endoftext)\|>")
 

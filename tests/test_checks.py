@@ -443,6 +443,12 @@ def test_an_analysis_that_agrees_with_the_key_passes(item: Item) -> None:
     passed(check_verdicts(item))
 
 
+@pytest.mark.parametrize("end", ["", "（　　）", "____。", "？", "：", "。（ ）", " (\\quad)"])
+def test_a_stem_asks_for_the_wrong_one_whatever_stands_behind_its_last_word(end: str) -> None:
+    item = replace(WRONG, question=f"下列叙述错误的是{end}\n{OPTIONS}", analysis="C项正确。故选C。")
+    assert "the stem asks for the wrong one" in check_verdicts(item).evidence
+
+
 @pytest.mark.parametrize(
     "question",
     ["下列过程不属于胞吐作用的是（　　）", "下列实验不能达到目的的是（　　）", "下列选项中没有语病的一项是（　　）"],
@@ -681,6 +687,7 @@ def test_the_longest_common_substring_is_that_of_brute_force() -> None:
         expected = max(len(run) for run in runs if run in second)
         found = longest_common_substring(first, second)
         assert len(found) == expected and found in first and found in second
+        assert found == next((run for a in range(len(first)) if (run := first[a : a + expected]) in second), "")
 
 
 # --- LaTeX ----------------------------------------------------------------------------------------------------------
@@ -1082,6 +1089,11 @@ def test_images_are_those_of_their_plain_definition() -> None:
     for _ in range(3000):
         text = noise(chance, ["![", "[", "](", "]", "(", ")", "x"], 12) + ")"
         assert list(checks._images(text)) == [match.span() for match in plain.finditer(text)], text
+
+
+def test_of_an_image_that_is_cut_off_only_the_beginning_is_no_text() -> None:
+    passed(check_language(replace(OPEN, question="![图](a" + "甲" * 20, answer=(), analysis="")))
+    caught(check_picture(replace(OPEN, question="![图](a" + "甲" * 20)))
 
 
 def test_option_runs_are_those_of_their_plain_definition() -> None:

@@ -189,6 +189,11 @@ def test_what_is_missing_or_misplaced_is_named_and_never_raised(
     assert not question.complete
 
 
+def test_of_several_headers_of_a_kind_the_first_counts() -> None:
+    found = parse("题干：甲\n参考答案：B\n解析：乙\n题干：丙\n参考答案：C")
+    assert (found.question, found.answer, found.analysis) == ("甲", ("B",), "乙")
+
+
 @pytest.mark.parametrize("which", ["tiny", "qwen"])
 def test_prompt_token_ids_of_training_and_inference_are_equal(which: str, small_base: Path) -> None:
     """With GAOKAO_QWEN_FOLDER=DIR the same holds on a real Qwen2.5 tokenizer."""

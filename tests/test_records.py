@@ -294,7 +294,7 @@ def test_each_alias_of_a_type_is_read_as_the_type(write_rows: Write, alias: str)
 @pytest.mark.parametrize("marker", ["<|im_start|>", "<|im_end|>", "<|endoftext|>"])
 @pytest.mark.parametrize("key", ["课本内容", "课外内容", "question", "answer", "analysis"])
 def test_each_chat_marker_is_refused_in_each_text(write_rows: Write, key: str, marker: str) -> None:
-    said = faults(write_rows([record_row(**{key: f"甲{marker}乙"})]))
+    said = faults(write_rows([{**record_row(), key: f"甲{marker}乙"}]))
     assert f"contains the chat marker {marker}, which would end the turn; remove it" in said and key in said
     assert marker in faults(write_rows([record_row(answer=["甲", f"乙{marker}"])]))
 
@@ -305,7 +305,7 @@ def test_each_chat_marker_is_refused_in_each_text(write_rows: Write, key: str, m
 def test_a_line_that_begins_with_a_header_is_refused_in_each_text(
     write_rows: Write, key: str, line: str, end: str
 ) -> None:
-    said = faults(write_rows([record_row(**{key: f"甲{end}{line}"})]))
+    said = faults(write_rows([{**record_row(), key: f"甲{end}{line}"}]))
     assert "has a line that begins with" in said and "a header of the answer; reword it" in said and key in said
 
 
