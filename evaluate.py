@@ -309,7 +309,7 @@ def summary_text(summary: Mapping[str, Any]) -> str:
     if rate["items"]:
         low, high = rate["interval_95"]
         lines.append(
-            f"usable    {rate['passed']} of {rate['items']} fail no hard check: {percent(rate['rate'])} "
+            f"usable    {rate['passed']} of {rate['items']} pass every hard check: {percent(rate['rate'])} "
             f"(95% interval {percent(low)} to {percent(high)})"
         )
     lines.append(f"checks    {_worst_checks(summary['checks'])}")
