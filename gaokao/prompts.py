@@ -50,10 +50,13 @@ TYPE_HINTS = {
 
 
 def render_prompt(record: Record) -> list[Message]:
-    """System and user message of a record. The system message is always sent: Qwen2.5 would add its own otherwise."""
+    """System and user message of a record. The system message is always sent: Qwen2.5 would add its own otherwise.
+
+    The wording is the one of several by which a bare base model wrote the three parts: tests/benchmarks/prompt_wording.py.
+    """
     system = (
-        f"你是高考{record.subject}命题人。请依据给出的两段内容命制一道高考{record.type}"
-        f"（{TYPE_HINTS[record.type]}），按以下三行格式作答：\n" + "\n".join(f"{section}：" for section in SECTIONS)
+        f"你是高考{record.subject}命题人。用户给出{TEXTBOOK}和{OUTSIDE}两段材料，你据此新编一道高考{record.subject}{record.type}"
+        f"（{TYPE_HINTS[record.type]}）。回答由三部分组成，分别以{''.join(f'“{section}：”' for section in SECTIONS)}开头。"
     )
     lines = [f"{TEXTBOOK}：{record.textbook or '无'}", f"{OUTSIDE}：{record.outside or '无'}"]
     lines += [f"{name}：{value}" for name, value in (("难度", record.difficulty), ("知识点", record.topic)) if value]

@@ -9,7 +9,7 @@ from conftest import ROOT, record_row
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from gaokao.prompts import format_chat, parse, prepare_input, render
+from gaokao.prompts import TYPE_HINTS, format_chat, parse, prepare_input, render
 from gaokao.records import SUBJECTS, TYPES, Raw, Record, drop_hints, load_records, parse_record
 
 RECORD = Record(
@@ -27,7 +27,8 @@ def test_the_system_message_is_always_there_and_names_type_subject_and_format() 
             system, user = prepare_input(replace(RECORD, subject=subject, type=kind))
             assert (system["role"], user["role"]) == ("system", "user")
             assert subject in system["content"] and kind in system["content"]
-            assert system["content"].endswith("题干：\n参考答案：\n解析：")
+            assert "课本内容和课外内容" in system["content"] and TYPE_HINTS[kind] in system["content"]
+            assert system["content"].endswith("分别以“题干：”“参考答案：”“解析：”开头。")
 
 
 def test_passages_stand_in_the_user_message() -> None:
