@@ -34,6 +34,17 @@ def test_the_system_message_is_always_there_and_names_type_subject_and_format() 
 def test_passages_stand_in_the_user_message() -> None:
     assert prepare_input(RECORD)[1]["content"] == "课本内容：牛顿第一定律。\n课外内容：小车实验。"
     assert prepare_input(replace(RECORD, outside=""))[1]["content"].endswith("\n课外内容：无")
+    assert prepare_input(replace(RECORD, textbook=""))[1]["content"].startswith("课本内容：无\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("单选题", "只有一项正确"), ("多选题", "有两项或多项正确"), ("填空题", "横线"), ("主观题", "小问")],
+)
+def test_the_system_message_says_what_the_type_is(kind: str, said: str) -> None:
+    assert [said in prepare_input(replace(RECORD, type=name))[0]["content"] for name in TYPES] == [
+        name == kind for name in TYPES
+    ]
 
 
 @pytest.mark.parametrize(
