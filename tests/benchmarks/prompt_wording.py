@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-import torch
+from scipy.stats import binomtest
 from transformers import PreTrainedTokenizerBase
 
 from gaokao.checks import CHOICE_TYPES, Item, Outcome, run_checks, usable
@@ -186,24 +186,17 @@ def judge(items: Sequence[Record], outputs: Sequence[Output], wording: str, deco
     return Row(wording, decoding, len(items), sections, stopped, both, choice, keyed, fit, read, fmean(written), speed)
 
 
-def wilson(count: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95% interval of a share (Wilson 1927)."""
-    if not total:
-        return 0.0, 1.0
-    share = count / total
-    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * (share * (1 - share) / total + z * z / (4 * total * total)) ** 0.5
-    return middle - half, middle + half
+def share(count: int, total: int) -> str:
+    """A count of a total with the 95% interval of the share (Wilson 1927)."""
+    interval = binomtest(count, total).proportion_ci(method="wilson")
+    return f"{count}/{total} ({interval.low:.0%}-{interval.high:.0%})"
 
 
 def line(row: Row) -> str:
     """A row of the table."""
-    low, high = wilson(row.both, row.items)
-    fit_low, fit_high = wilson(row.usable, row.items)
     return (
         f"| {row.wording} | {row.decoding} | {row.sections}/{row.items} | {row.stopped}/{row.items} "
-        f"| {row.both}/{row.items} ({low:.0%}-{high:.0%}) | {row.keyed}/{row.choice} "
-        f"| {row.usable}/{row.items} ({fit_low:.0%}-{fit_high:.0%}) "
+        f"| {share(row.both, row.items)} | {row.keyed}/{row.choice} | {share(row.usable, row.items)} "
         f"| {row.prompt_tokens:.0f} | {row.completion_tokens:.0f} | {row.speed:.0f} |"
     )
 
@@ -266,5 +259,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_grad_enabled(False)
     main()
