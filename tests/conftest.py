@@ -88,6 +88,8 @@ def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for weight in model.parameters():
             if weight.ndim == 2:
                 torch.nn.init.normal_(weight, std=0.3)
+        # An answer that ends with its first token would be the same as any other.
+        model.lm_head.weight.data[[tokenizer.pad_token_id, tokenizer.eos_token_id]] = 0
     folder = tmp_path_factory.mktemp("random") / "base"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
