@@ -162,7 +162,7 @@ def test_an_adapter_folder_that_is_missing_is_named(arguments: list[str], tmp_pa
 def test_resuming_without_a_checkpoint_is_named(arguments: list[str]) -> None:
     done = run_script("train_qwen_gaokao.py", *arguments, "--output.run=never", "--train.resume=true")
     assert done.returncode == 2
-    assert "holds no whole checkpoint to go on from" in done.stderr
+    assert "holds no run to go on with; leave it at auto" in done.stderr
 
 
 def interrupt(script: str, arguments: list[str], ready: Any, by: signal.Signals = signal.SIGINT) -> tuple[int, str]:
