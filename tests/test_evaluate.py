@@ -292,7 +292,9 @@ def test_the_usable_rate_has_a_wilson_interval() -> None:
         rate = usable_rate([True] * passed + [False] * (items - passed))
         assert rate["interval_95"] == pytest.approx([low, high], abs=1e-4)
         assert (rate["passed"], rate["items"], rate["rate"]) == (passed, items, round(passed / items, 4))
-    assert "usable    1 of 1 pass every hard check: 100% (95% interval 21% to 100%)" in summary_text(summarize([entry()]))
+    assert "usable    1 of 1 pass every hard check: 100% (95% interval 21% to 100%)" in summary_text(
+        summarize([entry()])
+    )
 
 
 def test_items_without_reference_are_counted_but_not_scored() -> None:
