@@ -165,7 +165,7 @@ def test_a_resumed_run_is_the_unbroken_one_bit_by_bit_and_repeats_no_step(small_
     assert (second.first_step, second.last_step, second.finished) == (3, 5, True)
     assert losses(resumed) == losses(whole)
     assert adapter_bytes(resumed) == adapter_bytes(whole)
-    assert first.tokens + second.tokens == span.tokens == resumed.state.num_input_tokens_seen
+    assert first.tokens + second.tokens == span.tokens == resumed.state.num_input_tokens_seen > 0
 
 
 class _StopAt(TrainerCallback):
