@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 from rapidfuzz.distance import LCSseq
 
-from gaokao.checks import CHECKS, CHOICE_TYPES, Item, Outcome, Result, run_checks, usable
+from gaokao.checks import CHECKS, Item, Outcome, Result, run_checks, usable
 from gaokao.errors import UserError, run_script
 from gaokao.prompts import Question, parse
-from gaokao.records import HEADER, OUTSIDE, SECTIONS, SUBJECTS, TEXTBOOK, TYPES, Record, join_answers
+from gaokao.records import CHOICE_TYPES, HEADER, OUTSIDE, SECTIONS, SUBJECTS, TEXTBOOK, TYPES, Record, join_answers
 from gaokao.runs import write_json
 
 CHANCE_ROUNDS = 20

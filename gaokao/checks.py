@@ -6,26 +6,33 @@ is wrong. `python -m tests.benchmarks.calibrate_checks DIR` prints the false-ala
 
 import math
 import re
-import unicodedata
-from array import array
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache
 from typing import NamedTuple, Self
 
 from gaokao.prompts import Question
-from gaokao.records import SECTIONS, Record
-
-# Two questions whose 5-grams overlap this much are one question with other numbers: the 139 such pairs among the real
-# items all come from one year, mostly the two mathematics papers.
-DUPLICATE_THRESHOLD = 0.6
-DUPLICATE_GRAM = 5
-COPY_GRAM = 8
-# So few grams are looked up in a passage faster than the passage is cut into its own.
-FEW_GRAMS = 32
+from gaokao.records import CHOICE_TYPES, SECTIONS, Record
+from gaokao.text import (
+    COPY_GRAM,
+    OPTION_MARK,
+    SPELT_OUT,
+    containment,
+    fold,
+    formulas,
+    images,
+    longest_common_substring,
+    near_duplicates,
+    near_duplicates_across,
+    ngrams,
+    normalize,
+    option_run,
+    parse_key,
+    shorten,
+    split_options,
+    without,
+)
 
 # No real item asks for 材料 in a stem shorter than this: the material itself takes more room.
 MATERIAL_STEM = 120
@@ -57,9 +64,6 @@ BIAS_LEAST = 20
 
 # A text in a loop has a fault in every turn; the first few say what is wrong.
 FAULTS_SHOWN = 5
-
-LETTERS = "ABCDEFGH"
-CHOICE_TYPES = ("单选题", "多选题")
 
 
 class Outcome(Enum):
@@ -129,197 +133,6 @@ class Item:
 # --- text helpers ---------------------------------------------------------------------------------------------------
 
 
-class Pair(NamedTuple):
-    """Two texts, by their positions, and the Jaccard similarity of their n-grams (0 to 1)."""
-
-    first: int
-    second: int
-    similarity: float
-
-
-class _Compatible(dict[int, str]):
-    """A table for `str.translate`: NFKC of each character alone, or the character where that is longer than `longest`.
-
-    Whole texts are never normalized: the time for a run of combining marks is the square of its length.
-    """
-
-    def __init__(self, longest: int) -> None:
-        super().__init__()
-        self.longest = longest
-
-    def __missing__(self, code: int) -> str:
-        folded = unicodedata.normalize("NFKC", chr(code))
-        self[code] = folded if len(folded) <= self.longest else chr(code)
-        return self[code]
-
-
-_FOLDED = _Compatible(longest=1)
-# Above 8 there is only one Arabic phrase of 18 letters.
-_SPELT_OUT = _Compatible(longest=8)
-
-
-def normalize(text: str) -> str:
-    """Han and alphanumerics only, after NFKC: what is left of a text when layout and punctuation do not count."""
-    return re.sub(r"[\W_]+", "", text if text.isascii() else text.translate(_SPELT_OUT))
-
-
-def fold(text: str) -> str:
-    """NFKC character by character: as long as `text`, so that positions found in one hold in the other."""
-    return text if text.isascii() else text.translate(_FOLDED)
-
-
-def _grams(text: str, n: int) -> set[str]:
-    """Character n-grams; a shorter text is its own only gram, an empty one has none."""
-    if len(text) <= n:
-        return {text} if text else set()
-    return {text[start : start + n] for start in range(len(text) - n + 1)}
-
-
-def near_duplicates(
-    texts: Sequence[str], threshold: float = DUPLICATE_THRESHOLD, n: int = DUPLICATE_GRAM
-) -> list[Pair]:
-    """All pairs of texts with a Jaccard similarity of character n-grams of at least `threshold`, exactly.
-
-    Texts are compared as `normalize` leaves them; an empty one is like no other. `first` < `second`, in order.
-    """
-    pairs = _similar([normalize(text) for text in texts], None, threshold, n)
-    return sorted(Pair(min(a, b), max(a, b), similarity) for a, b, similarity in pairs)
-
-
-def near_duplicates_across(
-    left: Sequence[str], right: Sequence[str], threshold: float = DUPLICATE_THRESHOLD, n: int = DUPLICATE_GRAM
-) -> list[Pair]:
-    """`near_duplicates` between two lists only: `first` is a position in `left`, `second` one in `right`."""
-    pairs = _similar([normalize(text) for text in (*left, *right)], len(left), threshold, n)
-    return sorted(Pair(min(a, b), max(a, b) - len(left), similarity) for a, b, similarity in pairs)
-
-
-def _similar(texts: list[str], border: int | None, threshold: float, n: int) -> Iterable[tuple[int, int, float]]:
-    """The similar pairs of normalized texts; with a `border`, only pairs of one text on each side of it.
-
-    An exact set-similarity join by prefix filter (Chaudhuri et al. 2006, Bayardo et al. 2007): two sets with Jaccard
-    >= t share a gram among the first |x| - ceil(t|x|) + 1 of each, in any one order of all grams. With rare grams
-    first, hardly any other text is met there. The order needs no exact counts, so grams are counted in hashed buckets;
-    a gram alone in its bucket is met by no other text and is not even indexed, which keeps the index small.
-    """
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold is {threshold}; it must be above 0 and at most 1")
-    # Equal texts are compared once: files with many copies would cost the square of their number otherwise.
-    places: dict[str, list[int]] = {}
-    for place, text in enumerate(texts):
-        if text:
-            places.setdefault(text, []).append(place)
-    unique = list(places)
-
-    buckets = 1 << 22
-    count = array("I", bytes(4 * buckets))
-    sizes = []
-    for text in unique:
-        grams = _grams(text, n)
-        sizes.append(len(grams))
-        for gram in grams:
-            count[hash(gram) % buckets] += 1
-
-    @lru_cache(maxsize=512)
-    def grams_of(number: int) -> set[str]:
-        return _grams(unique[number], n)
-
-    def across(a: int, b: int) -> bool:
-        return border is None or (a < border) != (b < border)
-
-    for copies in places.values():
-        for position, a in enumerate(copies):
-            yield from ((a, b, 1.0) for b in copies[position + 1 :] if across(a, b))
-
-    index: dict[str, list[int]] = {}
-    for number in sorted(range(len(unique)), key=sizes.__getitem__):
-        grams = grams_of(number)
-        size = sizes[number]
-        prefix_length = size - math.ceil(threshold * size - 1e-9) + 1
-        ranked = sorted((count[hash(gram) % buckets], gram) for gram in grams)
-        prefix = [gram for rarity, gram in ranked[:prefix_length] if rarity > 1]
-        candidates: set[int] = set()
-        for gram in prefix:
-            candidates.update(index.get(gram, ()))
-            index.setdefault(gram, []).append(number)
-        for other in candidates:
-            # The other set is the smaller one: it must be large enough to reach the threshold at all.
-            if sizes[other] < threshold * size - 1e-9:
-                continue
-            pairs = [(a, b) for a in places[unique[other]] for b in places[unique[number]] if across(a, b)]
-            if not pairs:
-                continue
-            shared = len(grams & grams_of(other))
-            similarity = shared / (size + sizes[other] - shared)
-            if similarity >= threshold:
-                yield from ((a, b, similarity) for a, b in pairs)
-
-
-def containment(text: str, passages: str | Sequence[str], n: int = COPY_GRAM) -> float:
-    """Share of the text's character n-grams that occur in the passages, 0 to 1; 0 for an empty text.
-
-    A text shorter than `n` is one gram: 1 where a passage contains it, 0 otherwise.
-    """
-    wanted = _grams(normalize(text), n)
-    if not wanted:
-        return 0.0
-    passages = [passages] if isinstance(passages, str) else passages
-    sources = [normalize(passage) for passage in passages]
-    if len(wanted) <= FEW_GRAMS:
-        return sum(any(gram in source for source in sources) for gram in wanted) / len(wanted)
-    there = {gram for source in sources for gram in _grams(source, n)}
-    return len(wanted & there) / len(wanted)
-
-
-# `A．` `A.` `A、` `A:` `A)` and `(A)`, also right behind a digit: page numbers of the print stand there in real items.
-# A letter behind a Latin letter ends a word; `A、B两点` and `A、B、C` name things.
-_OPTION = re.compile(
-    r"(?<![A-Za-z\\])(?:\([ \t]?)?([A-H])[ \t]*(?:[.:)﹒]|、(?![ \t]*[A-H][ \t]*(?:[、,和与或及]|两|三|四)))"
-)
-
-
-def split_options(question: str) -> dict[str, str] | None:
-    """The options of a question, letter -> text as written, from `A` on; `None` without a run of A, B, C and D.
-
-    Of several runs (sub-questions) the last counts.
-    """
-    run = _option_run(question)
-    if run is None:
-        return None
-    ends = [begin for _, begin, _ in run[1:]] + [len(question)]
-    return {letter: question[end:stop].strip() for (letter, _, end), stop in zip(run, ends, strict=True)}
-
-
-def _option_run(question: str) -> list[tuple[str, int, int]] | None:
-    """The option marks as (letter, where the mark begins, where it ends)."""
-    folded = fold(question)
-    marks = [(match.group(1), match.start(), match.end()) for match in _OPTION.finditer(folded)]
-    # Backwards from the end, the last A that has B, C and D behind it.
-    wanted = "DCBA"
-    first = len(marks)
-    while wanted and first:
-        first -= 1
-        wanted = wanted.removeprefix(marks[first][0])
-    if wanted:
-        return None
-    run: list[tuple[str, int, int]] = []
-    for mark in marks[first:]:
-        if len(run) == len(LETTERS):
-            break
-        # A fifth option opens a line or stands behind a wide gap: `E. coli` inside option D is not one.
-        if mark[0] == LETTERS[len(run)] and (len(run) < 4 or _opens_line(folded, mark[1])):
-            run.append(mark)
-    return run
-
-
-def _opens_line(text: str, position: int) -> bool:
-    """Whether a line end or two blanks stand before the position."""
-    before = position
-    while before and text[before - 1] in " \t":
-        before -= 1
-    return position - before >= 2 or text[before - 1 : before] == "\n"
-
-
 # --- checks of one item ---------------------------------------------------------------------------------------------
 
 
@@ -336,19 +149,19 @@ def check_options(item: Item) -> Result:
         return _not_applicable("options")
     options = split_options(item.question)
     if options is None:
-        marks = " ".join(match.group(1) for match in _OPTION.finditer(fold(item.question)))
-        return _result("options", [f"no run of options A, B, C, D; found: {_short(marks) or 'none'}"])
+        marks = " ".join(match.group(1) for match in OPTION_MARK.finditer(fold(item.question)))
+        return _result("options", [f"no run of options A, B, C, D; found: {shorten(marks) or 'none'}"])
     faults = []
     if len(options) > 4:
         faults.append(f"options {''.join(options)} instead of ABCD")
     seen: dict[str, str] = {}
     for letter, text in options.items():
         # Signs and brackets tell options apart ($-1$ and $1$), so only layout and the closing point are dropped.
-        bare = "".join(text.translate(_SPELT_OUT).split()).rstrip(".;,。")
+        bare = "".join(text.translate(SPELT_OUT).split()).rstrip(".;,。")
         if not bare:
             faults.append(f"option {letter} is empty")
         elif bare in seen:
-            faults.append(f"options {seen[bare]} and {letter} are both “{_short(text)}”")
+            faults.append(f"options {seen[bare]} and {letter} are both “{shorten(text)}”")
         seen.setdefault(bare, letter)
         if twice := re.search(r"\n[ \t]*\(?([A-D])[ \t]*[.、:)]", fold(text)):
             faults.append(f"option {twice.group(1)} stands again inside option {letter}")
@@ -364,23 +177,17 @@ def check_key(item: Item) -> Result:
         return _not_applicable("key")
     key = parse_key(item.answer[0])
     if not key:
-        return _result("key", [f"参考答案 “{_short(item.answer[0])}” is not option letters"])
+        return _result("key", [f"参考答案 “{shorten(item.answer[0])}” is not option letters"])
     faults = []
     if len(set(key)) < len(key):
-        faults.append(f"key {_short(key)} names a letter twice")
+        faults.append(f"key {shorten(key)} names a letter twice")
     if item.type == "单选题" and len(key) != 1:
-        faults.append(f"key {_short(key)} of a 单选题 has {len(key)} letters")
+        faults.append(f"key {shorten(key)} of a 单选题 has {len(key)} letters")
     if item.type == "多选题" and not 2 <= len(key) <= 4:
-        faults.append(f"key {_short(key)} of a 多选题 has {len(key)} letter(s)")
+        faults.append(f"key {shorten(key)} of a 多选题 has {len(key)} letter(s)")
     options = split_options(item.question) or dict.fromkeys("ABCD", "")
     faults += [f"key {letter} is not among the options {''.join(options)}" for letter in key if letter not in options]
     return _result("key", faults)
-
-
-def parse_key(answer: str) -> str:
-    """The option letters of an answer (`AC`, `A、C`, `Ｂ`, `(B)`, `B，`), empty where it is anything but letters."""
-    letters = re.sub(r"[\s.,、;。()]", "", fold(answer))
-    return letters if re.fullmatch(r"[A-H]+", letters) else ""
 
 
 # 故选 C / 故选：AC / 答案为B / 故本题正确答案是 D / 应选A / 由此可知选 B. A Latin letter behind it makes it a word.
@@ -406,8 +213,8 @@ def check_key_agrees(item: Item) -> Result:
         return _not_applicable("key agrees")
     letters, words = conclusions[-1]
     if letters == "".join(sorted(set(key))):
-        return Result("key agrees", Outcome.PASS, f"“{_short(words)}”")
-    return _result("key agrees", [f"the 解析 concludes “{_short(words)}”, the key is {_short(key)}"])
+        return Result("key agrees", Outcome.PASS, f"“{shorten(words)}”")
+    return _result("key agrees", [f"the 解析 concludes “{shorten(words)}”, the key is {shorten(key)}"])
 
 
 # 故A项正确 / 选项B错误 / ACD错误 / C项符合题意 / D说法不正确
@@ -453,7 +260,7 @@ def check_verdicts(item: Item) -> Result:
         judged = True
         if any(chosen != (letter in key) for letter in re.sub(r"[、和]", "", letters)):
             faults.append(
-                f"the 解析 says “{_short(letters)}{match.group()}”, the key is {_short(key)}"
+                f"the 解析 says “{shorten(letters)}{match.group()}”, the key is {shorten(key)}"
                 + (" (the stem asks for the wrong one)" if turned else "")
             )
     if not judged:
@@ -478,7 +285,7 @@ def _verdicts(analysis: str) -> Iterator[tuple[str, re.Match[str]]]:
 
 def _asks_wrong(question: str) -> bool | None:
     """Whether a choice stem asks for the wrong statement; `None` where it is negative in another way."""
-    run = _option_run(question)
+    run = option_run(question)
     stem = _plain(question[: run[0][1]] if run else question)
     # A table or a list may stand between the bracket to fill in and the options.
     bracket = list(re.finditer(r"\((?:\\q?quad|[\s_\\])*\)", stem))
@@ -542,7 +349,7 @@ def check_picture(item: Item) -> Result:
     # Print breaks words at line ends and around numbers (如图 4 所示).
     tight = re.sub(r"(?<=[\u4e00-\u9fff])[ \t\n]+(?=[\u4e00-\u9fff0-9(])", "", text)
     faults = [f"the 题干 refers to a picture: “{_around(tight, *match.span())}”" for match in _PICTURE.finditer(tight)]
-    faults += [f"the 题干 holds a picture: “{_around(tight, *span)}”" for span in _images(tight)]
+    faults += [f"the 题干 holds a picture: “{_around(tight, *span)}”" for span in images(tight)]
     if (match := _TABLE.search(tight)) and not _has_table(text):
         faults.append(f"the 题干 refers to a table that it does not contain: “{_around(tight, *match.span())}”")
     return _result("picture", faults)
@@ -552,7 +359,7 @@ def _has_table(text: str) -> bool:
     """LaTeX and Markdown tables, and what print leaves of one: lines of cells, or at least many numbers."""
     if re.search(r"\\begin\{(?:array|tabular)", text):
         return True
-    run = _option_run(text)
+    run = option_run(text)
     stem = text[: run[0][1]] if run else text
     rows = [len(re.split(r"[ \t|:]+", line.strip(" \t|"))) for line in stem.splitlines() if len(line.strip()) < 60]
     if sum(cells >= 3 for cells in rows) >= 2 or sum(cells >= 2 for cells in rows) >= 4:
@@ -574,62 +381,12 @@ def check_copied(item: Item) -> Result:
     share = containment(item.question, passages)
     faults = []
     if len(run) >= COPIED_RUN * len(stem):
-        faults.append(f"{len(run)} of {len(stem)} characters of the 题干 are one run of the passages: “{_short(run)}”")
+        faults.append(f"{len(run)} of {len(stem)} characters of the 题干 are one run of the passages: “{shorten(run)}”")
     if share >= COPIED_GRAMS:
         faults.append(
-            f"{share:.0%} of the 题干's {COPY_GRAM}-grams stand in the passages, the longest run is “{_short(run)}”"
+            f"{share:.0%} of the 题干's {COPY_GRAM}-grams stand in the passages, the longest run is “{shorten(run)}”"
         )
     return _result("copied", faults)
-
-
-def longest_common_substring(first: str, second: str) -> str:
-    """The longest run of characters that both texts contain; the first in `first` of several.
-
-    By the suffix automaton of `first` (Blumer et al. 1985), in a time that grows with the sum of the lengths.
-    """
-    # Each state is a set of runs of `first` that end at the same places: where to by each character, the state of the
-    # longest shorter ending, the length of its longest run, and where a run first ends.
-    steps: list[dict[str, int]] = [{}]
-    links, lengths, ends = [-1], [0], [0]
-    last = 0
-    for position, character in enumerate(first, 1):
-        new = len(steps)
-        steps.append({})
-        links.append(0)
-        lengths.append(position)
-        ends.append(position)
-        state = last
-        while state >= 0 and character not in steps[state]:
-            steps[state][character] = new
-            state = links[state]
-        if state >= 0:
-            there = steps[state][character]
-            if lengths[there] != lengths[state] + 1:
-                clone = len(steps)
-                steps.append(steps[there].copy())
-                links.append(links[there])
-                lengths.append(lengths[state] + 1)
-                ends.append(ends[there])
-                links[there] = clone
-                while state >= 0 and steps[state].get(character) == there:
-                    steps[state][character] = clone
-                    state = links[state]
-                there = clone
-            links[new] = there
-        last = new
-
-    best, end = 0, 0
-    state, length = 0, 0
-    for character in second:
-        while state and character not in steps[state]:
-            state = links[state]
-            length = lengths[state]
-        if character in steps[state]:
-            state = steps[state][character]
-            length += 1
-        if length > best or (length == best and ends[state] < end):
-            best, end = length, ends[state]
-    return first[end - best : end]
 
 
 def check_latex(item: Item) -> Result:
@@ -645,15 +402,15 @@ def _latex_faults(text: str) -> Iterator[str]:
     # An escaped backslash (a line break in LaTeX) or dollar is no delimiter.
     text = re.sub(r"\\\\|\\\$", "  ", text)
     if text.count("$") % 2:
-        yield f"{text.count('$')} dollar signs, the last before “{_short(text[text.rindex('$') :])}”"
+        yield f"{text.count('$')} dollar signs, the last before “{shorten(text[text.rindex('$') :])}”"
         return
     for begin, end in (("\\(", "\\)"), ("\\[", "\\]")):
         if text.count(begin) != text.count(end):
             yield f"{text.count(begin)} {begin} but {text.count(end)} {end}"
             return
-    for _, _, span in _formulas(text):
+    for _, _, span in formulas(text):
         if fault := _unbalanced(span):
-            yield f"{fault} in “{_short(span)}”"
+            yield f"{fault} in “{shorten(span)}”"
 
 
 def _unbalanced(span: str) -> str:
@@ -690,10 +447,10 @@ def check_repetition(item: Item) -> Result:
         text = re.sub(r"([\W_])\1{2,}", r"\1", re.sub(r"\\[a-zA-Z]+|[{}$\s]", "", text))
         text = _SIGNS.sub(r"\1", text)
         if block := _looping_block(text):
-            faults.append(f"{name}: “{_short(block)}” stands {LOOP_TIMES} times in a row")
+            faults.append(f"{name}: “{shorten(block)}” stands {LOOP_TIMES} times in a row")
             continue
         total = len(text) - LOOP_GRAM + 1
-        if len(text) >= LOOP_LEAST and (share := 1 - len(_grams(text, LOOP_GRAM)) / total) > LOOP_SHARE:
+        if len(text) >= LOOP_LEAST and (share := 1 - len(ngrams(text, LOOP_GRAM)) / total) > LOOP_SHARE:
             counts = Counter(text[start : start + LOOP_GRAM] for start in range(total))
             faults.append(
                 f"{name}: {share:.0%} of the {LOOP_GRAM}-grams are repeats, first “{counts.most_common(1)[0][0]}”"
@@ -758,11 +515,11 @@ def check_language(item: Item) -> Result:
     text = f"{item.question}\n{' '.join(item.answer)}\n{item.analysis}"
     if item.subject == "英语":
         return _not_applicable("language")
-    text = _without(text, ((start, end) for start, end, _ in _formulas(text)))
-    text = re.sub(r"\\[a-zA-Z]+", " ", _without(text, _images(text)))
+    text = without(text, ((start, end) for start, end, _ in formulas(text)))
+    text = re.sub(r"\\[a-zA-Z]+", " ", without(text, images(text)))
     han = len(re.findall(r"[\u3400-\u9fff]", text))
     # Greek letters are formulas; every other script in a Chinese question is a slip of the model.
-    other = sum(letter.isalpha() and not "Ͱ" <= letter <= "Ͽ" for letter in text.translate(_SPELT_OUT)) - han
+    other = sum(letter.isalpha() and not "Ͱ" <= letter <= "Ͽ" for letter in text.translate(SPELT_OUT)) - han
     if han + other < HAN_LEAST:
         return _not_applicable("language")
     share = han / (han + other)
@@ -784,7 +541,7 @@ def check_quotes(item: Item) -> Result:
         return _not_applicable("quotes")
     analysis = "".join(fold(item.analysis).split())
     stem = normalize(item.question)
-    there = _grams(stem, QUOTE_GRAM)
+    there = ngrams(stem, QUOTE_GRAM)
     faults, found = [], False
     for match in _QUOTE.finditer(analysis):
         # An ellipsis joins pieces from different places.
@@ -795,9 +552,9 @@ def check_quotes(item: Item) -> Result:
         if not pieces or _NOT_QUOTED.search(analysis[max(0, match.start() - 10) : match.start()]):
             continue
         found = True
-        wanted = [_grams(normalize(piece), QUOTE_GRAM) for piece in pieces]
+        wanted = [ngrams(normalize(piece), QUOTE_GRAM) for piece in pieces]
         if max(len(grams & there) / len(grams) for grams in wanted) < QUOTE_SHARE:
-            faults.append(f"the 解析 quotes “{_short(match.group(1), 40)}”, which the 题干 does not contain")
+            faults.append(f"the 解析 quotes “{shorten(match.group(1), 40)}”, which the 题干 does not contain")
     return _result("quotes", faults) if found else _not_applicable("quotes")
 
 
@@ -849,10 +606,10 @@ def check_near_duplicates(items: Sequence[Item], training: Sequence[Item] = ()) 
     questions = [item.question for item in items]
     faults: list[list[str]] = [[] for _ in items]
     for first, second, similarity in near_duplicates(questions):
-        faults[first].append(f"like item {second} of the set ({similarity:.2f}): “{_short(questions[second])}”")
-        faults[second].append(f"like item {first} of the set ({similarity:.2f}): “{_short(questions[first])}”")
+        faults[first].append(f"like item {second} of the set ({similarity:.2f}): “{shorten(questions[second])}”")
+        faults[second].append(f"like item {first} of the set ({similarity:.2f}): “{shorten(questions[first])}”")
     for first, second, similarity in near_duplicates_across(questions, [item.question for item in training]):
-        faults[first].append(f"like training item {second} ({similarity:.2f}): “{_short(training[second].question)}”")
+        faults[first].append(f"like training item {second} ({similarity:.2f}): “{shorten(training[second].question)}”")
     return [
         _result("near-duplicate", found) if item.question else _not_applicable("near-duplicate")
         for item, found in zip(items, faults, strict=True)
@@ -925,64 +682,5 @@ def _plain(text: str) -> str:
     return re.sub(r"(?<![A-H])\n(?=[^\n])|(?<=[A-H])\n(?=[^\nA-H])", "", text)
 
 
-def _short(text: str, limit: int = 24) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= limit else text[:limit] + "…"
-
-
 def _around(text: str, start: int, end: int, margin: int = 8) -> str:
-    return _short(text[max(0, start - margin) : end + margin], 60)
-
-
-class _Places:
-    """Where a mark stands in a text. Looking for the next one costs no second reading of the text."""
-
-    def __init__(self, text: str, mark: str) -> None:
-        self.starts = [match.start() for match in re.finditer(f"(?={re.escape(mark)})", text)]
-
-    def next(self, position: int) -> int | None:
-        """The first one from `position` on."""
-        index = bisect_left(self.starts, position)
-        return self.starts[index] if index < len(self.starts) else None
-
-
-_FORMULA_MARKS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
-
-
-def _formulas(text: str) -> Iterator[tuple[int, int, str]]:
-    """Each formula as (where it begins, where it ends, what is between its marks)."""
-    ends = {mark: _Places(text, mark) for _, mark in _FORMULA_MARKS}
-    done = 0
-    for opening in re.finditer(r"\$|\\[(\[]", text):
-        start = opening.start()
-        if start < done:
-            continue
-        for begin, mark in _FORMULA_MARKS:
-            # Something stands between the marks: `$$` alone is no formula.
-            end = ends[mark].next(start + len(begin) + 1) if text.startswith(begin, start) else None
-            if end is not None:
-                done = end + len(mark)
-                yield start, done, text[start + len(begin) : end]
-                break
-
-
-def _images(text: str) -> Iterator[tuple[int, int]]:
-    """Where Markdown images stand: `![…](…)`, of one cut off the beginning."""
-    squares, rounds = _Places(text, "]"), _Places(text, ")")
-    done = 0
-    for opening in re.finditer(r"!\[", text):
-        square = squares.next(opening.end())
-        if opening.start() < done or square is None or not text.startswith("](", square):
-            continue
-        end = rounds.next(square + 2)
-        done = square + 2 if end is None else end + 1
-        yield opening.start(), done
-
-
-def _without(text: str, spans: Iterable[tuple[int, int]]) -> str:
-    """The text with a blank in place of each span."""
-    kept, done = [], 0
-    for start, end in spans:
-        kept.append(text[done:start])
-        done = end
-    return " ".join([*kept, text[done:]])
+    return shorten(text[max(0, start - margin) : end + margin], 60)

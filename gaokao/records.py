@@ -18,6 +18,7 @@ from gaokao.sources import read_raw as read_raw
 
 SUBJECTS = ("语文", "数学", "英语", "物理", "化学", "生物", "政治", "历史", "地理")
 TYPES = ("单选题", "多选题", "填空题", "主观题")
+CHOICE_TYPES = ("单选题", "多选题")
 TYPE_ALIASES = {"大题": "主观题", "解答题": "主观题", "简答题": "主观题"}
 DIFFICULTIES = ("基础", "中档", "压轴")
 DIFFICULTY_ALIASES = {"易": "基础", "容易": "基础", "中": "中档", "中等": "中档", "难": "压轴", "困难": "压轴"}

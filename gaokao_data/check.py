@@ -33,29 +33,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from gaokao.checks import (
-    BIAS_LEAST,
-    CHECKS,
-    DUPLICATE_THRESHOLD,
-    Item,
-    Outcome,
-    Pair,
-    Result,
-    check_key_bias,
-    key_bias,
-    near_duplicates,
-    normalize,
-    parse_key,
-    run_checks,
-    usable,
-)
+from gaokao.checks import BIAS_LEAST, CHECKS, Item, Outcome, Result, check_key_bias, key_bias, run_checks, usable
 from gaokao.config import BUILTIN_TINY, DEFAULT_CONFIG, Config, Resolved, load_config
 from gaokao.errors import MAX_FAULTS, UserError, elsewhere, run_script
 from gaokao.prompts import format_chat
 from gaokao.records import OUTSIDE, SUBJECTS, TEXTBOOK, TYPES, Record, parse_record
 from gaokao.sources import FORMATS, HUB, Raw, read_raw
-from gaokao_data.import_gaokao_bench import columns
-from gaokao_data.write_passages import LEAK_BOUND, LEAKS, answer_texts, measure_leak
+from gaokao.text import (
+    DUPLICATE_THRESHOLD,
+    LEAK_BOUND,
+    Pair,
+    answer_texts,
+    columns,
+    measure_leak,
+    near_duplicates,
+    normalize,
+    parse_key,
+)
+from gaokao_data.write_passages import LEAKS
 
 FINDINGS_SHOWN, EXAMPLES_SHOWN = 20, 3
 EVIDENCE_SHOWN = 160

@@ -26,7 +26,6 @@ import os
 import random
 import re
 import sys
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -35,10 +34,11 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
-from gaokao.checks import CHECKS, Item, Outcome, containment, near_duplicates, normalize, split_options
+from gaokao.checks import CHECKS, Item, Outcome
 from gaokao.errors import UserError, elsewhere, faults_text, run_script
 from gaokao.records import OUTSIDE, SUBJECTS, TEXTBOOK, Raw, Record, parse_record
 from gaokao.runs import make_folder, write_text
+from gaokao.text import columns, containment, near_duplicates, normalize, split_options
 
 # A set is several single-choice questions about one text. Its records are 单选题 with a list of answers; it has a name
 # of its own here so that `--types 单选题` selects items with one answer only.
@@ -215,11 +215,6 @@ _ROW_CELLS, _ROW_CELL_CHARS = 3, 10
 _KEPT_SPACE = "\x02"
 # Stands for `（　）` while spaces are cleaned: a full-width mark that no text has.
 _KEPT_BLANK = "\u303f"
-
-
-def columns(text: str) -> int:
-    """Printed width of a text: two columns for a Han or full-width character, one for others."""
-    return sum(2 if unicodedata.east_asian_width(character) in "WFA" else 1 for character in text)
 
 
 def wrap_width(text: str) -> int:

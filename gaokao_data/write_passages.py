@@ -44,7 +44,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
-from gaokao.checks import CHOICE_TYPES, containment, normalize, parse_key, split_options
 from gaokao.errors import Interrupted, UserError, elsewhere, faults_text, run_script
 from gaokao.prompts import Message
 from gaokao.records import (
@@ -59,6 +58,7 @@ from gaokao.records import (
     read_raw,
 )
 from gaokao.runs import write_json, write_text
+from gaokao.text import LEAK_BOUND, measure_leak
 
 if TYPE_CHECKING:
     import openai
@@ -103,10 +103,6 @@ ASKS = 3
 ACCEPTED_WORDS = (60, 400)
 # Only words are counted, so that a model that falls into a loop of brackets or spaces has few of them.
 MAX_CHARACTERS = 4000
-# The 467 passages written by hand for the bundled set reach .091 at most, and .02 once.
-LEAK_BOUND = 0.1
-# Shorter answers occur in any passage on the subject.
-LEAK_SHORTEST = 4
 
 CONCURRENCY = 8
 TIMEOUT = 120.0
@@ -248,28 +244,6 @@ def parse_passages(text: str) -> tuple[str, str]:
 def count_words(text: str) -> int:
     """Length as word processors count Chinese: each Han character, and each run of other letters or digits, is one."""
     return len(re.findall(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+", text))
-
-
-def answer_texts(record: Record) -> list[str]:
-    """What a passage must not contain: the keyed options' texts, each blank's filling, or the written answer as a whole.
-
-    Empty where nothing can be measured: shorter texts occur by chance, and key letters of several sub-questions name
-    options that belong to different ones.
-    """
-    if record.type in CHOICE_TYPES:
-        options = split_options(record.question) or {}
-        key = parse_key(record.answer[0]) if len(record.answer) == 1 else ""
-        texts = [options.get(letter, "") for letter in key]
-    elif record.type == "填空题":
-        texts = [piece for answer in record.answer for piece in re.split(r"[；;\n]", answer)]
-    else:
-        texts = ["\n".join(record.answer)]
-    return [text for text in texts if len(normalize(text)) >= LEAK_SHORTEST]
-
-
-def measure_leak(record: Record, *passages: str) -> float:
-    """How much of the answer the passages contain together, by `gaokao.checks.containment`: 0 to 1."""
-    return max((containment(text, passages) for text in answer_texts(record)), default=0.0)
 
 
 # --- the endpoint ---------------------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from gaokao.config import load_config
 from gaokao.errors import MAX_FAULTS, UserError
 from gaokao.prompts import format_chat
 from gaokao.records import Record, load_records
+from gaokao.text import LEAK_BOUND
 from gaokao_data import check
-from gaokao_data.write_passages import LEAK_BOUND
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLED = [str(ROOT / "gaokao_data" / name) for name in ("train.json", "test.json")]

@@ -19,7 +19,6 @@ from gaokao.checks import (
     TABLE_NUMBERS,
     Item,
     Outcome,
-    Pair,
     Result,
     check_copied,
     check_key,
@@ -37,19 +36,17 @@ from gaokao.checks import (
     check_sections,
     check_truncated,
     check_verdicts,
-    containment,
     key_bias,
-    longest_common_substring,
-    near_duplicates,
-    near_duplicates_across,
-    normalize,
-    parse_key,
     run_checks,
-    split_options,
     usable,
 )
 from gaokao.prompts import parse
 from gaokao.records import Record
+from gaokao.text import (
+    containment,
+    parse_key,
+    split_options,
+)
 
 OPTIONS = "A．生态系统的能量可以循环利用\nB．分解者只能是细菌\nC．食物链通常从生产者开始\nD．消费者不参与物质循环"
 STEM = "下列关于生态系统的叙述，正确的是（　　）"
@@ -218,21 +215,6 @@ def test_options_are_not_asked_of_open_questions_and_of_sub_questions() -> None:
     skipped(check_options(replace(GOOD, question="")))
 
 
-def test_option_texts_are_given_as_written() -> None:
-    question = "A、B两点的电势（　　）\nＡ．相等 B． 不 等　C．为$x^{2}$\nD．无法判断"
-    assert split_options(question) == {"A": "相等", "B": "不 等", "C": "为$x^{2}$", "D": "无法判断"}
-
-
-def test_of_several_option_runs_the_last_counts() -> None:
-    assert split_options("A．1 B．2 C．3 D．4\n第二题\nA．5 B．6 C．7 D．8") == dict(zip("ABCD", "5678", strict=True))
-
-
-def test_options_beyond_d_are_read() -> None:
-    question = "\n".join(f"{letter}. text {letter.lower()}" for letter in "ABCDEFG")
-    found = split_options(question)
-    assert found is not None and "".join(found) == "ABCDEFG"
-
-
 # --- key ------------------------------------------------------------------------------------------------------------
 
 BROKEN_KEYS = [
@@ -301,12 +283,6 @@ def test_keys_are_not_asked_of_open_questions_and_sub_questions() -> None:
     skipped(check_key(OPEN))
     skipped(check_key(SUBQUESTIONS))
     skipped(check_key(replace(SUBQUESTIONS, answer=("G", "A", "E"))))
-
-
-def test_key_letters_are_read_through_punctuation() -> None:
-    assert parse_key("Ａ、 C。") == "AC"
-    assert parse_key("A. 甲") == ""
-    assert parse_key("") == ""
 
 
 # --- the key agrees with the 解析 -----------------------------------------------------------------------------------
@@ -677,17 +653,6 @@ def test_stems_that_use_the_passages_pass(question: str) -> None:
 def test_copying_is_not_judged_without_passages_or_in_a_very_short_stem() -> None:
     skipped(check_copied(GOOD))
     skipped(check_copied(replace(OPEN, question="何为光合作用？", textbook=PASSAGE)))
-
-
-def test_the_longest_common_substring_is_that_of_brute_force() -> None:
-    chance = random.Random(3)
-    for _ in range(200):
-        first, second = ("".join(chance.choices("甲乙丙", k=chance.randint(0, 12))) for _ in range(2))
-        runs = {first[a:b] for a in range(len(first)) for b in range(a, len(first) + 1)} | {""}
-        expected = max(len(run) for run in runs if run in second)
-        found = longest_common_substring(first, second)
-        assert len(found) == expected and found in first and found in second
-        assert found == next((run for a in range(len(first)) if (run := first[a : a + expected]) in second), "")
 
 
 # --- LaTeX ----------------------------------------------------------------------------------------------------------
@@ -1074,51 +1039,9 @@ def noise(chance: random.Random, pieces: str | list[str], most: int) -> str:
     return "".join(chance.choices(pieces, k=chance.randint(0, most)))
 
 
-def test_formulas_are_those_of_their_plain_definition() -> None:
-    plain = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
-    chance = random.Random(11)
-    for _ in range(3000):
-        text = noise(chance, ["$", "$$", "\\(", "\\)", "\\[", "\\]", "x", "\n"], 12)
-        expected = [(m.start(), m.end(), next(g for g in m.groups() if g is not None)) for m in plain.finditer(text)]
-        assert list(checks._formulas(text)) == expected, text
-
-
-def test_images_are_those_of_their_plain_definition() -> None:
-    plain = re.compile(r"!\[[^]]*\]\([^)]*\)")
-    chance = random.Random(12)
-    for _ in range(3000):
-        text = noise(chance, ["![", "[", "](", "]", "(", ")", "x"], 12) + ")"
-        assert list(checks._images(text)) == [match.span() for match in plain.finditer(text)], text
-
-
 def test_of_an_image_that_is_cut_off_only_the_beginning_is_no_text() -> None:
     passed(check_language(replace(OPEN, question="![图](a" + "甲" * 20, answer=(), analysis="")))
     caught(check_picture(replace(OPEN, question="![图](a" + "甲" * 20)))
-
-
-def test_option_runs_are_those_of_their_plain_definition() -> None:
-    def plain(marks: str, wide: list[bool]) -> str | None:
-        for start in range(len(marks) - 1, -1, -1):
-            run = ""
-            for place in range(start, len(marks)):
-                if len(run) < 8 and marks[place] == "ABCDEFGH"[len(run)] and (len(run) < 4 or wide[place]):
-                    run += f"{marks[place]}"
-            if len(run) >= 4:
-                return run
-        return None
-
-    chance = random.Random(13)
-    found = 0
-    for _ in range(3000):
-        marks = "".join(chance.choices("AABBCCDDEFGH", k=chance.randint(4, 16)))
-        gaps = chance.choices(["", " ", "  ", "\t ", "\n", "\n ", "甲 ", "甲  "], k=len(marks))
-        question = "甲" + "".join(f"{gap}{letter}．乙" for gap, letter in zip(gaps, marks, strict=True))
-        wide = ["\n" in gap or gap.endswith(("  ", "\t ")) for gap in gaps]
-        expected = plain(marks, wide)
-        options = split_options(question)
-        assert (None if options is None else "".join(options)) == expected, question
-        found += expected is not None
-    assert found > 200
 
 
 def test_verdicts_are_those_of_their_plain_definition() -> None:
@@ -1156,16 +1079,6 @@ def test_loops_are_those_of_brute_force() -> None:
     assert seen == {True, False}
 
 
-def test_containment_is_one_figure_for_few_grams_and_many() -> None:
-    chance = random.Random(16)
-    for _ in range(500):
-        text, passages = noise(chance, "甲乙丙", 60), [noise(chance, "甲乙丙", 60) for _ in range(2)]
-        for n in (1, 3, 8):
-            grams = {text[i : i + n] for i in range(max(len(text) - n + 1, 1))} if text else set()
-            expected = sum(any(g in passage for passage in passages) for g in grams) / len(grams) if grams else 0.0
-            assert containment(text, passages, n) == expected
-
-
 def test_evidence_of_many_faults_shows_the_first_ones_and_their_number() -> None:
     result = check_leak(replace(OPEN, question="课本，" * 100))
     assert result.evidence.count("the 题干 says") == FAULTS_SHOWN == 5
@@ -1201,12 +1114,6 @@ def test_grams_of_the_passages_count_from_seven_in_ten() -> None:
 def test_a_stem_is_judged_as_copied_from_sixteen_characters_on() -> None:
     caught(check_copied(replace(OPEN, question=LETTERS_24[:16] + "？", textbook=LETTERS_24)))
     skipped(check_copied(replace(OPEN, question=LETTERS_24[:15] + "？", textbook=LETTERS_24)))
-
-
-def test_texts_are_near_duplicates_from_six_in_ten_on() -> None:
-    first, second = LETTERS_24[:12], LETTERS_24[:10] + "xy"
-    assert near_duplicates([first, second]) == [Pair(0, 1, 6 / 10)]
-    assert near_duplicates([first, LETTERS_24[:9] + "xyz"]) == []
 
 
 def test_a_block_counts_from_eight_characters_and_four_times_on() -> None:
@@ -1273,70 +1180,6 @@ def test_key_bias_is_judged_from_twenty_items_and_three_standard_deviations_on()
 
 
 # --- sets -----------------------------------------------------------------------------------------------------------
-
-
-def jaccard(first: str, second: str, n: int) -> float:
-    sets = []
-    for text in (normalize(first), normalize(second)):
-        sets.append({text[i : i + n] for i in range(max(len(text) - n + 1, 1))} if text else set())
-    return len(sets[0] & sets[1]) / len(sets[0] | sets[1]) if sets[0] and sets[1] else 0.0
-
-
-def families(chance: random.Random, count: int) -> list[str]:
-    """Random texts, most of them edited copies of earlier ones, some short, empty or equal."""
-    texts: list[str] = []
-    for _ in range(count):
-        if texts and chance.random() < 0.7:
-            characters = list(chance.choice(texts))
-            for _ in range(chance.randint(0, 4)):
-                if characters:
-                    characters[chance.randrange(len(characters))] = chance.choice("甲乙丙丁，。 A1")
-            texts.append("".join(characters))
-        else:
-            texts.append("".join(chance.choices("甲乙丙丁戊己，。 A1", k=chance.choice([0, 2, 5, 12, 40, 90]))))
-    return texts
-
-
-@pytest.mark.parametrize("threshold", [0.3, 0.6, 0.75, 1.0])
-@pytest.mark.parametrize("n", [1, 3, 5])
-def test_near_duplicates_are_those_of_brute_force(threshold: float, n: int) -> None:
-    texts = families(random.Random(n), 90)
-    expected = [
-        Pair(a, b, jaccard(texts[a], texts[b], n))
-        for a in range(len(texts))
-        for b in range(a + 1, len(texts))
-        if jaccard(texts[a], texts[b], n) >= threshold
-    ]
-    assert expected
-    assert near_duplicates(texts, threshold, n) == expected
-
-
-def test_near_duplicates_across_are_those_of_brute_force() -> None:
-    texts = families(random.Random(9), 120)
-    left, right = texts[:50], texts[50:]
-    expected = [
-        Pair(a, b, jaccard(first, second, 5))
-        for a, first in enumerate(left)
-        for b, second in enumerate(right)
-        if jaccard(first, second, 5) >= 0.6
-    ]
-    assert expected
-    assert near_duplicates_across(left, right) == expected
-    assert near_duplicates_across(left, []) == near_duplicates_across([], right) == near_duplicates([]) == []
-
-
-@pytest.mark.parametrize("threshold", [0.0, -1.0, 1.5])
-def test_a_threshold_that_means_nothing_is_refused(threshold: float) -> None:
-    with pytest.raises(ValueError, match="threshold"):
-        near_duplicates(["甲", "乙"], threshold)
-
-
-def test_thousands_of_equal_and_templated_texts_are_compared_in_seconds() -> None:
-    texts = [
-        f"第{n}题：{chr(0x4E00 + n % 4000) * 3}的{chr(0x5E00 + n % 3989)}值为（　　）A．1 B．2" for n in range(4000)
-    ]
-    near_duplicates(texts, 0.9)
-    assert len(near_duplicates(["完全相同的一道题目"] * 300)) == 300 * 299 // 2
 
 
 TWIN = (
@@ -1425,23 +1268,3 @@ def test_key_shares_count_single_answers_only() -> None:
 
 
 # --- text helpers ---------------------------------------------------------------------------------------------------
-
-
-def test_normalize_keeps_han_and_alphanumerics_after_nfkc() -> None:
-    assert normalize("（１）“光合 作用”：CO₂＋H₂O，①x_1！") == "1光合作用CO2H2O1x1"
-
-
-def test_containment_is_the_share_of_grams_in_the_passages() -> None:
-    assert containment(PASSAGE, PASSAGE) == containment(PASSAGE[5:40], [NEWS, PASSAGE]) == 1.0
-    assert containment(PASSAGE, NEWS) == 0.0
-    assert containment("甲乙丙丁", "甲乙丙丁戊") == 1.0
-    assert containment("", PASSAGE) == containment(PASSAGE, []) == 0.0
-    assert containment("甲乙丙丁戊己", ["甲乙丙丁"], n=3) == 0.5
-
-
-def test_normalize_and_fold_read_character_by_character() -> None:
-    assert normalize("㎏Ⅳ①ｘ") == "kgIV1x"
-    assert checks.fold("（Ａ）㎏①") == "(A)㎏1"
-    for text in ("e\u0301" * 40, "a" + "\u0300\u0316" * 40, "\ufdfa"):
-        assert len(checks.fold(text)) == len(text)
-        assert len(normalize(text)) <= len(text)

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from gaokao.checks import Item, near_duplicates_across, run_checks, usable
+from gaokao.checks import Item, run_checks, usable
 from gaokao.errors import UserError
 from gaokao.records import load_records
+from gaokao.text import near_duplicates_across
 from gaokao_data import import_gaokao_bench as bench
 
 # (year, what is asked about, true option, explanation): different enough that no two stems are near-duplicates.

@@ -29,6 +29,7 @@ import pytest
 
 from gaokao.errors import UserError
 from gaokao.records import load_records
+from gaokao.text import LEAK_BOUND, measure_leak
 from gaokao_data import write_passages as module
 from gaokao_data.write_passages import (
     OPENAI_PIN,
@@ -37,7 +38,6 @@ from gaokao_data.write_passages import (
     check_url,
     count_words,
     main,
-    measure_leak,
     parse_passages,
     read_key,
     retry_after,
@@ -771,7 +771,7 @@ def test_the_leak_is_the_share_of_the_answer_in_the_passages(
 def test_the_bundled_passages_are_below_the_bound() -> None:
     for name in ("train.json", "test.json"):
         for record in load_records(ROOT / "gaokao_data" / name):
-            assert measure_leak(record, record.textbook, record.outside) <= module.LEAK_BOUND, record.id
+            assert measure_leak(record, record.textbook, record.outside) <= LEAK_BOUND, record.id
 
 
 # --- parsing --------------------------------------------------------------------------------------------------------

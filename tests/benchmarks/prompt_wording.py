@@ -23,11 +23,11 @@ from typing import NamedTuple
 from scipy.stats import binomtest
 from transformers import PreTrainedTokenizerBase
 
-from gaokao.checks import CHOICE_TYPES, Item, Outcome, run_checks, usable
+from gaokao.checks import Item, Outcome, run_checks, usable
 from gaokao.generation import Output, generate, generation_config
 from gaokao.models import load_base, load_tokenizer, prompt_ids
 from gaokao.prompts import Message, parse, prepare_input
-from gaokao.records import OUTSIDE, TEXTBOOK, Record, load_records
+from gaokao.records import CHOICE_TYPES, OUTSIDE, TEXTBOOK, Record, load_records
 
 SHIPPED = "shipped"
 PASSAGE_CHARS = 250

@@ -1,0 +1,372 @@
+"""Texts without a model: comparison forms, n-grams, near-duplicates, options, keys, formulas, and what a leak is."""
+
+import math
+import re
+import unicodedata
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from gaokao.records import CHOICE_TYPES, Record
+
+# Two questions whose 5-grams overlap this much are one question with other numbers: the 139 such pairs among the real
+# items all come from one year, mostly the two mathematics papers.
+DUPLICATE_THRESHOLD = 0.6
+
+
+DUPLICATE_GRAM = 5
+
+
+COPY_GRAM = 8
+
+
+# So few grams are looked up in a passage faster than the passage is cut into its own.
+FEW_GRAMS = 32
+
+
+LETTERS = "ABCDEFGH"
+
+
+class Pair(NamedTuple):
+    """Two texts, by their positions, and the Jaccard similarity of their n-grams (0 to 1)."""
+
+    first: int
+    second: int
+    similarity: float
+
+
+class _Compatible(dict[int, str]):
+    """A table for `str.translate`: NFKC of each character alone, or the character where that is longer than `longest`.
+
+    Whole texts are never normalized: the time for a run of combining marks is the square of its length.
+    """
+
+    def __init__(self, longest: int) -> None:
+        super().__init__()
+        self.longest = longest
+
+    def __missing__(self, code: int) -> str:
+        folded = unicodedata.normalize("NFKC", chr(code))
+        self[code] = folded if len(folded) <= self.longest else chr(code)
+        return self[code]
+
+
+_FOLDED = _Compatible(longest=1)
+
+
+# Above 8 there is only one Arabic phrase of 18 letters.
+SPELT_OUT = _Compatible(longest=8)
+
+
+def normalize(text: str) -> str:
+    """Han and alphanumerics only, after NFKC: what is left of a text when layout and punctuation do not count."""
+    return re.sub(r"[\W_]+", "", text if text.isascii() else text.translate(SPELT_OUT))
+
+
+def fold(text: str) -> str:
+    """NFKC character by character: as long as `text`, so that positions found in one hold in the other."""
+    return text if text.isascii() else text.translate(_FOLDED)
+
+
+def ngrams(text: str, n: int) -> set[str]:
+    """Character n-grams; a shorter text is its own only gram, an empty one has none."""
+    if len(text) <= n:
+        return {text} if text else set()
+    return {text[start : start + n] for start in range(len(text) - n + 1)}
+
+
+def near_duplicates(
+    texts: Sequence[str], threshold: float = DUPLICATE_THRESHOLD, n: int = DUPLICATE_GRAM
+) -> list[Pair]:
+    """All pairs of texts with a Jaccard similarity of character n-grams of at least `threshold`, exactly.
+
+    Texts are compared as `normalize` leaves them; an empty one is like no other. `first` < `second`, in order.
+    """
+    pairs = _similar([normalize(text) for text in texts], None, threshold, n)
+    return sorted(Pair(min(a, b), max(a, b), similarity) for a, b, similarity in pairs)
+
+
+def near_duplicates_across(
+    left: Sequence[str], right: Sequence[str], threshold: float = DUPLICATE_THRESHOLD, n: int = DUPLICATE_GRAM
+) -> list[Pair]:
+    """`near_duplicates` between two lists only: `first` is a position in `left`, `second` one in `right`."""
+    pairs = _similar([normalize(text) for text in (*left, *right)], len(left), threshold, n)
+    return sorted(Pair(min(a, b), max(a, b) - len(left), similarity) for a, b, similarity in pairs)
+
+
+def _similar(texts: list[str], border: int | None, threshold: float, n: int) -> Iterable[tuple[int, int, float]]:
+    """The similar pairs of normalized texts; with a `border`, only pairs of one text on each side of it.
+
+    An exact set-similarity join by prefix filter (Chaudhuri et al. 2006, Bayardo et al. 2007): two sets with Jaccard
+    >= t share a gram among the first |x| - ceil(t|x|) + 1 of each, in any one order of all grams. With rare grams
+    first, hardly any other text is met there. The order needs no exact counts, so grams are counted in hashed buckets;
+    a gram alone in its bucket is met by no other text and is not even indexed, which keeps the index small.
+    """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold is {threshold}; it must be above 0 and at most 1")
+    # Equal texts are compared once: files with many copies would cost the square of their number otherwise.
+    places: dict[str, list[int]] = {}
+    for place, text in enumerate(texts):
+        if text:
+            places.setdefault(text, []).append(place)
+    unique = list(places)
+
+    buckets = 1 << 22
+    count = array("I", bytes(4 * buckets))
+    sizes = []
+    for text in unique:
+        grams = ngrams(text, n)
+        sizes.append(len(grams))
+        for gram in grams:
+            count[hash(gram) % buckets] += 1
+
+    @lru_cache(maxsize=512)
+    def grams_of(number: int) -> set[str]:
+        return ngrams(unique[number], n)
+
+    def across(a: int, b: int) -> bool:
+        return border is None or (a < border) != (b < border)
+
+    for copies in places.values():
+        for position, a in enumerate(copies):
+            yield from ((a, b, 1.0) for b in copies[position + 1 :] if across(a, b))
+
+    index: dict[str, list[int]] = {}
+    for number in sorted(range(len(unique)), key=sizes.__getitem__):
+        grams = grams_of(number)
+        size = sizes[number]
+        prefix_length = size - math.ceil(threshold * size - 1e-9) + 1
+        ranked = sorted((count[hash(gram) % buckets], gram) for gram in grams)
+        prefix = [gram for rarity, gram in ranked[:prefix_length] if rarity > 1]
+        candidates: set[int] = set()
+        for gram in prefix:
+            candidates.update(index.get(gram, ()))
+            index.setdefault(gram, []).append(number)
+        for other in candidates:
+            # The other set is the smaller one: it must be large enough to reach the threshold at all.
+            if sizes[other] < threshold * size - 1e-9:
+                continue
+            pairs = [(a, b) for a in places[unique[other]] for b in places[unique[number]] if across(a, b)]
+            if not pairs:
+                continue
+            shared = len(grams & grams_of(other))
+            similarity = shared / (size + sizes[other] - shared)
+            if similarity >= threshold:
+                yield from ((a, b, similarity) for a, b in pairs)
+
+
+def containment(text: str, passages: str | Sequence[str], n: int = COPY_GRAM) -> float:
+    """Share of the text's character n-grams that occur in the passages, 0 to 1; 0 for an empty text.
+
+    A text shorter than `n` is one gram: 1 where a passage contains it, 0 otherwise.
+    """
+    wanted = ngrams(normalize(text), n)
+    if not wanted:
+        return 0.0
+    passages = [passages] if isinstance(passages, str) else passages
+    sources = [normalize(passage) for passage in passages]
+    if len(wanted) <= FEW_GRAMS:
+        return sum(any(gram in source for source in sources) for gram in wanted) / len(wanted)
+    there = {gram for source in sources for gram in ngrams(source, n)}
+    return len(wanted & there) / len(wanted)
+
+
+# `A．` `A.` `A、` `A:` `A)` and `(A)`, also right behind a digit: page numbers of the print stand there in real items.
+# A letter behind a Latin letter ends a word; `A、B两点` and `A、B、C` name things.
+OPTION_MARK = re.compile(
+    r"(?<![A-Za-z\\])(?:\([ \t]?)?([A-H])[ \t]*(?:[.:)﹒]|、(?![ \t]*[A-H][ \t]*(?:[、,和与或及]|两|三|四)))"
+)
+
+
+def split_options(question: str) -> dict[str, str] | None:
+    """The options of a question, letter -> text as written, from `A` on; `None` without a run of A, B, C and D.
+
+    Of several runs (sub-questions) the last counts.
+    """
+    run = option_run(question)
+    if run is None:
+        return None
+    ends = [begin for _, begin, _ in run[1:]] + [len(question)]
+    return {letter: question[end:stop].strip() for (letter, _, end), stop in zip(run, ends, strict=True)}
+
+
+def option_run(question: str) -> list[tuple[str, int, int]] | None:
+    """The option marks as (letter, where the mark begins, where it ends)."""
+    folded = fold(question)
+    marks = [(match.group(1), match.start(), match.end()) for match in OPTION_MARK.finditer(folded)]
+    # Backwards from the end, the last A that has B, C and D behind it.
+    wanted = "DCBA"
+    first = len(marks)
+    while wanted and first:
+        first -= 1
+        wanted = wanted.removeprefix(marks[first][0])
+    if wanted:
+        return None
+    run: list[tuple[str, int, int]] = []
+    for mark in marks[first:]:
+        if len(run) == len(LETTERS):
+            break
+        # A fifth option opens a line or stands behind a wide gap: `E. coli` inside option D is not one.
+        if mark[0] == LETTERS[len(run)] and (len(run) < 4 or _opens_line(folded, mark[1])):
+            run.append(mark)
+    return run
+
+
+def _opens_line(text: str, position: int) -> bool:
+    """Whether a line end or two blanks stand before the position."""
+    before = position
+    while before and text[before - 1] in " \t":
+        before -= 1
+    return position - before >= 2 or text[before - 1 : before] == "\n"
+
+
+def parse_key(answer: str) -> str:
+    """The option letters of an answer (`AC`, `A、C`, `Ｂ`, `(B)`, `B，`), empty where it is anything but letters."""
+    letters = re.sub(r"[\s.,、;。()]", "", fold(answer))
+    return letters if re.fullmatch(r"[A-H]+", letters) else ""
+
+
+def longest_common_substring(first: str, second: str) -> str:
+    """The longest run of characters that both texts contain; the first in `first` of several.
+
+    By the suffix automaton of `first` (Blumer et al. 1985), in a time that grows with the sum of the lengths.
+    """
+    # Each state is a set of runs of `first` that end at the same places: where to by each character, the state of the
+    # longest shorter ending, the length of its longest run, and where a run first ends.
+    steps: list[dict[str, int]] = [{}]
+    links, lengths, ends = [-1], [0], [0]
+    last = 0
+    for position, character in enumerate(first, 1):
+        new = len(steps)
+        steps.append({})
+        links.append(0)
+        lengths.append(position)
+        ends.append(position)
+        state = last
+        while state >= 0 and character not in steps[state]:
+            steps[state][character] = new
+            state = links[state]
+        if state >= 0:
+            there = steps[state][character]
+            if lengths[there] != lengths[state] + 1:
+                clone = len(steps)
+                steps.append(steps[there].copy())
+                links.append(links[there])
+                lengths.append(lengths[state] + 1)
+                ends.append(ends[there])
+                links[there] = clone
+                while state >= 0 and steps[state].get(character) == there:
+                    steps[state][character] = clone
+                    state = links[state]
+                there = clone
+            links[new] = there
+        last = new
+
+    best, end = 0, 0
+    state, length = 0, 0
+    for character in second:
+        while state and character not in steps[state]:
+            state = links[state]
+            length = lengths[state]
+        if character in steps[state]:
+            state = steps[state][character]
+            length += 1
+        if length > best or (length == best and ends[state] < end):
+            best, end = length, ends[state]
+    return first[end - best : end]
+
+
+def shorten(text: str, limit: int = 24) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[:limit] + "…"
+
+
+class _Places:
+    """Where a mark stands in a text. Looking for the next one costs no second reading of the text."""
+
+    def __init__(self, text: str, mark: str) -> None:
+        self.starts = [match.start() for match in re.finditer(f"(?={re.escape(mark)})", text)]
+
+    def next(self, position: int) -> int | None:
+        """The first one from `position` on."""
+        index = bisect_left(self.starts, position)
+        return self.starts[index] if index < len(self.starts) else None
+
+
+_FORMULA_MARKS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
+
+
+def formulas(text: str) -> Iterator[tuple[int, int, str]]:
+    """Each formula as (where it begins, where it ends, what is between its marks)."""
+    ends = {mark: _Places(text, mark) for _, mark in _FORMULA_MARKS}
+    done = 0
+    for opening in re.finditer(r"\$|\\[(\[]", text):
+        start = opening.start()
+        if start < done:
+            continue
+        for begin, mark in _FORMULA_MARKS:
+            # Something stands between the marks: `$$` alone is no formula.
+            end = ends[mark].next(start + len(begin) + 1) if text.startswith(begin, start) else None
+            if end is not None:
+                done = end + len(mark)
+                yield start, done, text[start + len(begin) : end]
+                break
+
+
+def images(text: str) -> Iterator[tuple[int, int]]:
+    """Where Markdown images stand: `![…](…)`, of one cut off the beginning."""
+    squares, rounds = _Places(text, "]"), _Places(text, ")")
+    done = 0
+    for opening in re.finditer(r"!\[", text):
+        square = squares.next(opening.end())
+        if opening.start() < done or square is None or not text.startswith("](", square):
+            continue
+        end = rounds.next(square + 2)
+        done = square + 2 if end is None else end + 1
+        yield opening.start(), done
+
+
+def without(text: str, spans: Iterable[tuple[int, int]]) -> str:
+    """The text with a blank in place of each span."""
+    kept, done = [], 0
+    for start, end in spans:
+        kept.append(text[done:start])
+        done = end
+    return " ".join([*kept, text[done:]])
+
+
+def columns(text: str) -> int:
+    """Printed width of a text: two columns for a Han or full-width character, one for others."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WFA" else 1 for character in text)
+
+
+# The 467 passages written by hand for the bundled set reach .091 at most, and .02 once.
+LEAK_BOUND = 0.1
+
+
+# Shorter answers occur in any passage on the subject.
+LEAK_SHORTEST = 4
+
+
+def answer_texts(record: Record) -> list[str]:
+    """What a passage must not contain: the keyed options' texts, each blank's filling, or the written answer as a whole.
+
+    Empty where nothing can be measured: shorter texts occur by chance, and key letters of several sub-questions name
+    options that belong to different ones.
+    """
+    if record.type in CHOICE_TYPES:
+        options = split_options(record.question) or {}
+        key = parse_key(record.answer[0]) if len(record.answer) == 1 else ""
+        texts = [options.get(letter, "") for letter in key]
+    elif record.type == "填空题":
+        texts = [piece for answer in record.answer for piece in re.split(r"[；;\n]", answer)]
+    else:
+        texts = ["\n".join(record.answer)]
+    return [text for text in texts if len(normalize(text)) >= LEAK_SHORTEST]
+
+
+def measure_leak(record: Record, *passages: str) -> float:
+    """How much of the answer the passages contain together, by `gaokao.checks.containment`: 0 to 1."""
+    return max((containment(text, passages) for text in answer_texts(record)), default=0.0)
