@@ -4,7 +4,6 @@ Every check is calibrated on real questions: GAOKAO-Bench (2010-2022, 2,811 item
 is wrong. `python -m tests.benchmarks.calibrate_checks DIR` prints the false-alarm rate of each.
 """
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,8 +22,6 @@ from gaokao.text import (
     formulas,
     images,
     longest_common_substring,
-    near_duplicates,
-    near_duplicates_across,
     ngrams,
     normalize,
     option_run,
@@ -58,9 +55,6 @@ HAN_LEAST = 20
 QUOTE_GRAM = 3
 QUOTE_LEAST = 6
 QUOTE_SHARE = 0.3
-# Key shares of the real items are .23 .27 .27 .23: within 3 standard deviations of .25 for fewer than 4,000 items.
-BIAS_SIGMAS = 3.0
-BIAS_LEAST = 20
 
 # A text in a loop has a fault in every turn; the first few say what is wrong.
 FAULTS_SHOWN = 5
@@ -130,9 +124,6 @@ class Item:
         )
 
 
-# --- text helpers ---------------------------------------------------------------------------------------------------
-
-
 # --- checks of one item ---------------------------------------------------------------------------------------------
 
 
@@ -140,17 +131,17 @@ def check_sections(item: Item) -> Result:
     """题干, 参考答案 and 解析, each once, in order and not empty."""
     faults = [f"{section} is missing or empty" for section in item.missing]
     faults += [f"{section} stands twice or out of order" for section in item.misplaced]
-    return _result("sections", faults)
+    return result("sections", faults)
 
 
 def check_options(item: Item) -> Result:
     """A choice item has the options A, B, C and D, with four distinct texts."""
     if not _one_choice(item) or not item.question:
-        return _not_applicable("options")
+        return not_applicable("options")
     options = split_options(item.question)
     if options is None:
         marks = " ".join(match.group(1) for match in OPTION_MARK.finditer(fold(item.question)))
-        return _result("options", [f"no run of options A, B, C, D; found: {shorten(marks) or 'none'}"])
+        return result("options", [f"no run of options A, B, C, D; found: {shorten(marks) or 'none'}"])
     faults = []
     if len(options) > 4:
         faults.append(f"options {''.join(options)} instead of ABCD")
@@ -165,19 +156,19 @@ def check_options(item: Item) -> Result:
         seen.setdefault(bare, letter)
         if twice := re.search(r"\n[ \t]*\(?([A-D])[ \t]*[.、:)]", fold(text)):
             faults.append(f"option {twice.group(1)} stands again inside option {letter}")
-    return _result("options", faults)
+    return result("options", faults)
 
 
 def check_key(item: Item) -> Result:
     """单选题: one letter; 多选题: two to four; each among the options. Several answers are not judged."""
     if item.type not in CHOICE_TYPES or not item.answer:
-        return _not_applicable("key")
+        return not_applicable("key")
     if len(item.answer) > 1:
         # Sub-questions may have more options than four (cloze texts run to G), or be open ones.
-        return _not_applicable("key")
+        return not_applicable("key")
     key = parse_key(item.answer[0])
     if not key:
-        return _result("key", [f"参考答案 “{shorten(item.answer[0])}” is not option letters"])
+        return result("key", [f"参考答案 “{shorten(item.answer[0])}” is not option letters"])
     faults = []
     if len(set(key)) < len(key):
         faults.append(f"key {shorten(key)} names a letter twice")
@@ -187,7 +178,7 @@ def check_key(item: Item) -> Result:
         faults.append(f"key {shorten(key)} of a 多选题 has {len(key)} letter(s)")
     options = split_options(item.question) or dict.fromkeys("ABCD", "")
     faults += [f"key {letter} is not among the options {''.join(options)}" for letter in key if letter not in options]
-    return _result("key", faults)
+    return result("key", faults)
 
 
 # 故选 C / 故选：AC / 答案为B / 故本题正确答案是 D / 应选A / 由此可知选 B. A Latin letter behind it makes it a word.
@@ -210,11 +201,11 @@ def check_key_agrees(item: Item) -> Result:
     key = parse_key(item.answer[0]) if _one_choice(item) and item.answer else ""
     conclusions = _conclusions(item.analysis) if key else []
     if not conclusions:
-        return _not_applicable("key agrees")
+        return not_applicable("key agrees")
     letters, words = conclusions[-1]
     if letters == "".join(sorted(set(key))):
         return Result("key agrees", Outcome.PASS, f"“{shorten(words)}”")
-    return _result("key agrees", [f"the 解析 concludes “{shorten(words)}”, the key is {shorten(key)}"])
+    return result("key agrees", [f"the 解析 concludes “{shorten(words)}”, the key is {shorten(key)}"])
 
 
 # 故A项正确 / 选项B错误 / ACD错误 / C项符合题意 / D说法不正确
@@ -243,7 +234,7 @@ def check_verdicts(item: Item) -> Result:
     analysis = _plain(item.analysis) if key else ""
     verdicts = list(_verdicts(analysis))
     if not verdicts:
-        return _not_applicable("verdicts")
+        return not_applicable("verdicts")
     turned = _asks_wrong(item.question)
     faults = []
     judged = False
@@ -264,8 +255,8 @@ def check_verdicts(item: Item) -> Result:
                 + (" (the stem asks for the wrong one)" if turned else "")
             )
     if not judged:
-        return _not_applicable("verdicts")
-    return _result("verdicts", faults)
+        return not_applicable("verdicts")
+    return result("verdicts", faults)
 
 
 def _verdicts(analysis: str) -> Iterator[tuple[str, re.Match[str]]]:
@@ -309,9 +300,9 @@ _LEAK = re.compile(
 def check_leak(item: Item) -> Result:
     """The 题干 does not speak of 课本内容 or 课外内容, which a candidate never sees."""
     if not item.question:
-        return _not_applicable("leak words")
+        return not_applicable("leak words")
     text = "".join(item.question.split())
-    return _result("leak words", [f"the 题干 says “{_around(text, *match.span())}”" for match in _LEAK.finditer(text)])
+    return result("leak words", [f"the 题干 says “{_around(text, *match.span())}”" for match in _LEAK.finditer(text)])
 
 
 _MATERIAL = re.compile(
@@ -322,7 +313,7 @@ _MATERIAL = re.compile(
 def check_material(item: Item) -> Result:
     """A stem that says 根据材料 holds the material: a short one only where it is marked (材料：) or quoted."""
     if not item.question:
-        return _not_applicable("material")
+        return not_applicable("material")
     text = "".join(fold(item.question).split())
     match = _MATERIAL.search(text)
     if match is None or len(text) >= MATERIAL_STEM:
@@ -331,7 +322,7 @@ def check_material(item: Item) -> Result:
     quoted = re.search(r"[“\"「]([^”\"」]{12,})[”\"」]", text)
     if quoted or (shown and len(normalize(shown.group(1))) >= 20):
         return Result("material", Outcome.PASS)
-    return _result("material", [f"the 题干 of {len(text)} characters says “{match.group()}” and holds no material"])
+    return result("material", [f"the 题干 of {len(text)} characters says “{match.group()}” and holds no material"])
 
 
 _PICTURE = re.compile(
@@ -344,7 +335,7 @@ _TABLE = re.compile(r"[下上附右左]表(?![面示达明现述层皮])|如表|
 def check_picture(item: Item) -> Result:
     """The 题干 needs no picture, and no table that it does not contain."""
     if not item.question:
-        return _not_applicable("picture")
+        return not_applicable("picture")
     text = fold(item.question)
     # Print breaks words at line ends and around numbers (如图 4 所示).
     tight = re.sub(r"(?<=[\u4e00-\u9fff])[ \t\n]+(?=[\u4e00-\u9fff0-9(])", "", text)
@@ -352,7 +343,7 @@ def check_picture(item: Item) -> Result:
     faults += [f"the 题干 holds a picture: “{_around(tight, *span)}”" for span in images(tight)]
     if (match := _TABLE.search(tight)) and not _has_table(text):
         faults.append(f"the 题干 refers to a table that it does not contain: “{_around(tight, *match.span())}”")
-    return _result("picture", faults)
+    return result("picture", faults)
 
 
 def _has_table(text: str) -> bool:
@@ -375,7 +366,7 @@ def check_copied(item: Item) -> Result:
     stem = normalize(item.question)
     passages = [passage for passage in (item.textbook, item.outside) if passage]
     if len(stem) < COPIED_LEAST or not passages:
-        return _not_applicable("copied")
+        return not_applicable("copied")
     # A line end is in neither text, so no run goes over from one passage into the other.
     run = longest_common_substring(stem, "\n".join(map(normalize, passages)))
     share = containment(item.question, passages)
@@ -386,7 +377,7 @@ def check_copied(item: Item) -> Result:
         faults.append(
             f"{share:.0%} of the 题干's {COPY_GRAM}-grams stand in the passages, the longest run is “{shorten(run)}”"
         )
-    return _result("copied", faults)
+    return result("copied", faults)
 
 
 def check_latex(item: Item) -> Result:
@@ -394,8 +385,8 @@ def check_latex(item: Item) -> Result:
     fields = [("题干", item.question), *(("参考答案", part) for part in item.answer), ("解析", item.analysis)]
     # English texts write $5, not formulas.
     if item.subject == "英语" or not any(re.search(r"\$|\\[()\[\]]", text) for _, text in fields):
-        return _not_applicable("latex")
-    return _result("latex", [f"{name}: {fault}" for name, text in fields for fault in _latex_faults(text)])
+        return not_applicable("latex")
+    return result("latex", [f"{name}: {fault}" for name, text in fields for fault in _latex_faults(text)])
 
 
 def _latex_faults(text: str) -> Iterator[str]:
@@ -439,7 +430,7 @@ _SIGNS = re.compile(rf"([\W_]{{{LOOP_BLOCK - 1}}})[\W_]+")
 def check_repetition(item: Item) -> Result:
     """No block of 8 characters or more stands 4 times in a row, and most 10-grams occur once."""
     if not (item.question or item.analysis):
-        return _not_applicable("repetition")
+        return not_applicable("repetition")
     faults = []
     for name, text in (("题干", item.question), ("参考答案", "".join(item.answer)), ("解析", item.analysis)):
         # LaTeX words repeat in any long formula (\\overrightarrow), whatever it says.
@@ -455,7 +446,7 @@ def check_repetition(item: Item) -> Result:
             faults.append(
                 f"{name}: {share:.0%} of the {LOOP_GRAM}-grams are repeats, first “{counts.most_common(1)[0][0]}”"
             )
-    return _result("repetition", faults)
+    return result("repetition", faults)
 
 
 def _looping_block(text: str) -> str:
@@ -497,16 +488,16 @@ _FINISHED = re.compile(
 def check_truncated(item: Item) -> Result:
     """The model ended the text itself, and the last sentence of the 解析 is finished."""
     if item.finish_reason not in (None, "stop"):
-        return _result(
+        return result(
             "truncated",
             [f"no end token (finish reason {item.finish_reason}), the text ends in “{item.analysis[-20:]}”"],
         )
     text = item.analysis.strip()
     if not text:
-        return _not_applicable("truncated")
+        return not_applicable("truncated")
     last = fold(text).splitlines()[-1].strip()
     if not _FINISHED.search(last):
-        return _result("truncated", [f"the 解析 stops in the middle of a sentence: “{last[-20:]}”"])
+        return result("truncated", [f"the 解析 stops in the middle of a sentence: “{last[-20:]}”"])
     return Result("truncated", Outcome.PASS)
 
 
@@ -514,14 +505,14 @@ def check_language(item: Item) -> Result:
     """Outside English, at least half of the letters are Han, formulas set aside."""
     text = f"{item.question}\n{' '.join(item.answer)}\n{item.analysis}"
     if item.subject == "英语":
-        return _not_applicable("language")
+        return not_applicable("language")
     text = without(text, ((start, end) for start, end, _ in formulas(text)))
     text = re.sub(r"\\[a-zA-Z]+", " ", without(text, images(text)))
     han = len(re.findall(r"[\u3400-\u9fff]", text))
     # Greek letters are formulas; every other script in a Chinese question is a slip of the model.
     other = sum(letter.isalpha() and not "Ͱ" <= letter <= "Ͽ" for letter in text.translate(SPELT_OUT)) - han
     if han + other < HAN_LEAST:
-        return _not_applicable("language")
+        return not_applicable("language")
     share = han / (han + other)
     evidence = f"{share:.0%} of the {han + other} letters are Han"
     return Result("language", Outcome.FAIL if share < HAN_SHARE else Outcome.PASS, evidence)
@@ -538,7 +529,7 @@ def check_quotes(item: Item) -> Result:
     """What the 解析 quotes from the material (材料“…”, 据“…”可知) stands in the stem, at least in part."""
     # English analyses quote in translation.
     if item.subject == "英语" or not item.question:
-        return _not_applicable("quotes")
+        return not_applicable("quotes")
     analysis = "".join(fold(item.analysis).split())
     stem = normalize(item.question)
     there = ngrams(stem, QUOTE_GRAM)
@@ -555,7 +546,7 @@ def check_quotes(item: Item) -> Result:
         wanted = [ngrams(normalize(piece), QUOTE_GRAM) for piece in pieces]
         if max(len(grams & there) / len(grams) for grams in wanted) < QUOTE_SHARE:
             faults.append(f"the 解析 quotes “{shorten(match.group(1), 40)}”, which the 题干 does not contain")
-    return _result("quotes", faults) if found else _not_applicable("quotes")
+    return result("quotes", faults) if found else not_applicable("quotes")
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
@@ -598,74 +589,15 @@ def usable(results: Iterable[Result]) -> bool:
     return not any(result.name in hard and result.outcome is Outcome.FAIL for result in results)
 
 
-# --- checks of a set ------------------------------------------------------------------------------------------------
-
-
-def check_near_duplicates(items: Sequence[Item], training: Sequence[Item] = ()) -> list[Result]:
-    """One result per item: its question is no near-duplicate of another one of the set, or of a training question."""
-    questions = [item.question for item in items]
-    faults: list[list[str]] = [[] for _ in items]
-    for first, second, similarity in near_duplicates(questions):
-        faults[first].append(f"like item {second} of the set ({similarity:.2f}): “{shorten(questions[second])}”")
-        faults[second].append(f"like item {first} of the set ({similarity:.2f}): “{shorten(questions[first])}”")
-    for first, second, similarity in near_duplicates_across(questions, [item.question for item in training]):
-        faults[first].append(f"like training item {second} ({similarity:.2f}): “{shorten(training[second].question)}”")
-    return [
-        _result("near-duplicate", found) if item.question else _not_applicable("near-duplicate")
-        for item, found in zip(items, faults, strict=True)
-    ]
-
-
-class KeyBias(NamedTuple):
-    """Over the single-answer choice items of a set: how often each letter is the key, how often it is the longest."""
-
-    total: int
-    shares: dict[str, float]
-    longest: float
-    """Share of items whose key is strictly the longest option; .084 over the real items, .25 by chance at most."""
-
-
-def key_bias(items: Iterable[Item]) -> KeyBias:
-    """Key distribution of the single-answer choice items with options A to D; shares are 0 where there are none."""
-    keys: Counter[str] = Counter()
-    longest = 0
-    for item in items:
-        key = parse_key(item.answer[0]) if item.type == "单选题" and len(item.answer) == 1 else ""
-        options = split_options(item.question) if len(key) == 1 else None
-        if options is None or key not in options:
-            continue
-        keys[key] += 1
-        lengths = {letter: len("".join(text.split())) for letter, text in options.items()}
-        longest += all(lengths[key] > length for letter, length in lengths.items() if letter != key)
-    count = keys.total()
-    return KeyBias(count, {letter: keys[letter] / max(count, 1) for letter in "ABCD"}, longest / max(count, 1))
-
-
-def check_key_bias(items: Iterable[Item]) -> Result:
-    """No letter is the key, and the key is not the longest option, more often than chance (.25) explains."""
-    count, shares, longest = key_bias(items)
-    if count < BIAS_LEAST:
-        return Result(
-            "key bias", Outcome.NOT_APPLICABLE, f"{count} single-answer choice items, {BIAS_LEAST} are needed"
-        )
-    margin = BIAS_SIGMAS * math.sqrt(0.25 * 0.75 / count)
-    faults = [f"{letter} is the key of {share:.0%}" for letter, share in shares.items() if abs(share - 0.25) > margin]
-    if longest > 0.25 + margin:
-        faults.append(f"the key is the longest option in {longest:.0%}")
-    summary = f"{count} items; key " + " ".join(f"{letter} {share:.2f}" for letter, share in shares.items())
-    summary += f"; strictly the longest option {longest:.3f}"
-    return Result("key bias", Outcome.FAIL if faults else Outcome.PASS, "; ".join([*faults, summary]))
-
-
 # --- shared by the checks -------------------------------------------------------------------------------------------
 
 
-def _result(name: str, faults: Sequence[str]) -> Result:
+def result(name: str, faults: Sequence[str]) -> Result:
     more = [f"and {len(faults) - FAULTS_SHOWN} more"] if len(faults) > FAULTS_SHOWN else []
     return Result(name, Outcome.FAIL if faults else Outcome.PASS, "; ".join([*faults[:FAULTS_SHOWN], *more]))
 
 
-def _not_applicable(name: str) -> Result:
+def not_applicable(name: str) -> Result:
     return Result(name, Outcome.NOT_APPLICABLE)
 
 

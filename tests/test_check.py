@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from gaokao.checks import CHECKS, Item, check_key_bias, key_bias
-from gaokao.config import load_config
+from gaokao.audit import check_key_bias, key_bias
+from gaokao.checks import CHECKS, Item
+from gaokao.settings import load_config
 from gaokao.errors import MAX_FAULTS, UserError
 from gaokao.prompts import format_chat
 from gaokao.records import Record, load_records
