@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from gaokao import models, runs, training
+from gaokao.chats import ChatPool, Mixed
 from gaokao.config import TrainConfig
 from gaokao.errors import UserError
-from gaokao.mix import Mixed, Pool
 from gaokao.prompts import format_chat, render
 from gaokao.records import Raw, Record, load_records, parse_record
 
@@ -560,7 +560,7 @@ def test_what_is_held_out_is_taken_from_what_fits(small_base: Path) -> None:
     lengths = sorted(len(training.example_ids(tokenizer, format_chat(record))) for record in BUNDLED)
     limit = lengths[len(lengths) // 2]
     material = training.gather(
-        BUNDLED, Pool(), tokenizer, max_length=limit, validation_share=0.25, mix_ratio=1.0, seed=1
+        BUNDLED, ChatPool(), tokenizer, max_length=limit, validation_share=0.25, mix_ratio=1.0, seed=1
     )
     fits = {record.id for record in material.fitted.records}
     assert {record.id for record in (*material.learn, *material.validation)} == fits

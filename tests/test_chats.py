@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from conftest import ROOT, record_row
 
+from gaokao.chats import ChatPool, choose, load_pool, parse_chat
 from gaokao.errors import UserError
-from gaokao.mix import Pool, choose, load_pool, parse_chat
 from gaokao.prompts import Example
 from gaokao.sources import Raw
 
@@ -93,7 +93,7 @@ def test_a_small_set_is_used_once_and_the_line_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("spec", "ratio"), [(None, 1.0), ("no/such/file.json", 0.0)])
 def test_nothing_is_read_where_nothing_is_mixed_in(spec: str | None, ratio: float) -> None:
     mixed = choose(load_pool(spec, ratio, 10, seed=0), wanted=10, length=length, max_length=100)
-    assert load_pool(spec, ratio, 10, seed=0) == Pool()
+    assert load_pool(spec, ratio, 10, seed=0) == ChatPool()
     assert mixed.record is None and not mixed.examples
 
 

@@ -25,7 +25,7 @@ SPARE = 2
 
 
 @dataclass(frozen=True)
-class Pool:
+class ChatPool:
     """Chats drawn from a data set, in random order, and what the set was. Empty where nothing is mixed in."""
 
     spec: Spec | None = None
@@ -54,7 +54,7 @@ class Mixed:
         )
 
 
-def load_pool(spec: Spec | None, ratio: float, records: int, seed: int) -> Pool:
+def load_pool(spec: Spec | None, ratio: float, records: int, seed: int) -> ChatPool:
     """Validate a data set of chats and draw from it at random, in memory that depends on what is drawn only.
 
     Args:
@@ -67,7 +67,7 @@ def load_pool(spec: Spec | None, ratio: float, records: int, seed: int) -> Pool:
         UserError: a source cannot be read or holds faulty entries: all of them, each with place and remedy.
     """
     if spec is None or ratio == 0:
-        return Pool()
+        return ChatPool()
     faults, digest = Faults(), hashlib.sha256()
     available = 0
 
@@ -92,7 +92,7 @@ def load_pool(spec: Spec | None, ratio: float, records: int, seed: int) -> Pool:
         raise UserError(faults.text(spec))
     if not available:
         raise UserError(f"{spec_text(spec)}: holds no chats; {FORMATS}, each {FORM}")
-    return Pool(spec, [example for _, _, example in drawn], available, digest.hexdigest())
+    return ChatPool(spec, [example for _, _, example in drawn], available, digest.hexdigest())
 
 
 def parse_chat(raw: Raw) -> tuple[Example | None, list[str]]:
@@ -132,7 +132,7 @@ def parse_chat(raw: Raw) -> tuple[Example | None, list[str]]:
     return {"prompt": turns[:-1], "completion": turns[-1:]}, []
 
 
-def choose(pool: Pool, wanted: int, length: Callable[[Example], int], max_length: int) -> Mixed:
+def choose(pool: ChatPool, wanted: int, length: Callable[[Example], int], max_length: int) -> Mixed:
     """Take chats from the pool in its random order until there are enough, passing over those that are too long.
 
     Args:
