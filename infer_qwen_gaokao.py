@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from evaluate import summarize, summary_text
-from gaokao.config import AUTO_ADAPTER, BARE_BASE, Config, Resolved, load_config, require_device
+from gaokao.config import AUTO_ADAPTER, BARE_BASE, Config
 from gaokao.console import banner, closing_line, quiet_libraries, sample_text
 from gaokao.errors import UserError, run_script
 from gaokao.records import Record, load_records
 from gaokao.runs import ADAPTER, GENERATED, GENERATED_BASE, lock, make_folder, set_aside, write_json
+from gaokao.settings import Resolved, load_config, require_device
 
 
 def main(argv: list[str]) -> None:

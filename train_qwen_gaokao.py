@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from gaokao import runs
-from gaokao.config import Resolved, load_config, require_device
 from gaokao.console import banner, last_lines, next_command, quiet_libraries
 from gaokao.errors import Interrupted, run_script
 from gaokao.mix import Pool, load_pool
 from gaokao.records import Record, fingerprint, load_records
+from gaokao.settings import Resolved, load_config, require_device
 from gaokao.sources import as_arguments
 
 

@@ -6,8 +6,9 @@ import shlex
 import warnings
 from typing import Any
 
-from gaokao.config import BUILTIN_TINY, Resolved
+from gaokao.config import BUILTIN_TINY
 from gaokao.records import SECTIONS
+from gaokao.settings import Resolved
 
 
 def banner(resolved: Resolved, *, device: str, base: str, several_gpus: bool = True, **choices: Any) -> str:

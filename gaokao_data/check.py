@@ -36,10 +36,10 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from gaokao.audit import BIAS_LEAST, check_key_bias, key_bias
 from gaokao.checks import CHECKS, Item, Outcome, Result, run_checks, usable
 from gaokao.config import BUILTIN_TINY, Config
-from gaokao.settings import DEFAULT_CONFIG, Resolved, load_config
 from gaokao.errors import MAX_FAULTS, UserError, elsewhere, run_script
 from gaokao.prompts import format_chat
 from gaokao.records import OUTSIDE, SUBJECTS, TEXTBOOK, TYPES, Record, parse_record
+from gaokao.settings import DEFAULT_CONFIG, Resolved, load_config
 from gaokao.sources import FORMATS, HUB, Raw, read_raw
 from gaokao.text import (
     DUPLICATE_THRESHOLD,

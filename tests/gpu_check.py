@@ -27,11 +27,12 @@ import torch
 from safetensors.torch import save_file
 
 from gaokao import generation, models, runs, tiny, training
-from gaokao.config import Config, load_config
+from gaokao.config import Config
 from gaokao.console import quiet_libraries
 from gaokao.errors import UserError, run_script
 from gaokao.mix import Pool
 from gaokao.records import load_records
+from gaokao.settings import load_config
 
 STEPS, SAVED_AT = 10, 5
 PROMPTS, NEW_TOKENS = 8, 128

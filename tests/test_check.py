@@ -13,10 +13,10 @@ import pytest
 
 from gaokao.audit import check_key_bias, key_bias
 from gaokao.checks import CHECKS, Item
-from gaokao.settings import load_config
 from gaokao.errors import MAX_FAULTS, UserError
 from gaokao.prompts import format_chat
 from gaokao.records import Record, load_records
+from gaokao.settings import load_config
 from gaokao.text import LEAK_BOUND
 from gaokao_data import check
 

@@ -10,19 +10,20 @@ import yaml
 from conftest import ROOT, run_script
 from pydantic import ValidationError
 
-from gaokao import config as config_module
-from gaokao.config import MAX_BYTES, MAX_DEPTH, MAX_VALUES, Config, load_config, require_device
+from gaokao import settings
+from gaokao.config import Config, TrainConfig
 from gaokao.errors import MAX_FAULTS, UserError
+from gaokao.settings import MAX_BYTES, MAX_DEPTH, MAX_VALUES, load_config, require_device
 
 
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config_module, "cuda_gpus", lambda: 0)
+    monkeypatch.setattr(settings, "cuda_gpus", lambda: 0)
 
 
 @pytest.fixture
 def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config_module, "cuda_gpus", lambda: 1)
+    monkeypatch.setattr(settings, "cuda_gpus", lambda: 1)
 
 
 def config_file(folder: Path, text: str) -> str:
@@ -462,7 +463,7 @@ def test_help_lists_every_key_without_loading_torch(script: str) -> None:
     for section, values in Config().model_dump(exclude={"without_gpu"}).items():
         for key in values:
             assert f"--{section}.{key}" in done.stdout
-    for name, field in config_module.TrainConfig.model_fields.items():
+    for name, field in TrainConfig.model_fields.items():
         assert field.description, name
 
 

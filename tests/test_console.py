@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from gaokao.config import BUILTIN_TINY, Resolved, load_config
+from gaokao.config import BUILTIN_TINY
 from gaokao.console import banner, closing_line, next_command, sample_text
+from gaokao.settings import Resolved, load_config
 
 
 def resolved(gpus: int, *arguments: str) -> Resolved:
@@ -14,7 +15,7 @@ def resolved(gpus: int, *arguments: str) -> Resolved:
 
 @pytest.fixture(autouse=True)
 def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gaokao.config.cuda_gpus", lambda: 0)
+    monkeypatch.setattr("gaokao.settings.cuda_gpus", lambda: 0)
 
 
 def test_training_on_several_gpus_is_told_of_torchrun_and_generation_that_one_is_used() -> None:

@@ -24,7 +24,7 @@ from gaokao.runs import lock
 @pytest.fixture(autouse=True)
 def _surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No GPU, one process, and the handler of SIGTERM that was there before."""
-    monkeypatch.setattr("gaokao.config.cuda_gpus", lambda: 0)
+    monkeypatch.setattr("gaokao.settings.cuda_gpus", lambda: 0)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     before = signal.getsignal(signal.SIGTERM)
     yield

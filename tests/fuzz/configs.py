@@ -25,8 +25,9 @@ from pathlib import Path
 
 import yaml
 
-from gaokao.config import Config, Resolved, load_config
+from gaokao.config import Config
 from gaokao.errors import UserError
+from gaokao.settings import Resolved, load_config
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHIPPED = (ROOT / "config.yaml").read_text(encoding="utf-8")
