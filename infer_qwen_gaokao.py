@@ -63,15 +63,15 @@ def adapter_folder(config: Config) -> Path | None:
 def require_adapter(adapter: Path | None) -> None:
     """An adapter that is not there is named before a folder is made and a base is downloaded."""
     quiet_libraries()
-    from gaokao import models
+    from gaokao import adapters
 
     if adapter is not None:
-        models.require_adapter_files(adapter)
+        adapters.require_adapter_files(adapter)
 
 
 def load(resolved: Resolved, adapter: Path | None) -> tuple[Any, Any]:
     """Base and adapter, and the tokenizer; an adapter of another base is refused before the base is loaded."""
-    from gaokao import models
+    from gaokao import adapters, models
 
     config, on_gpu = resolved.config, resolved.gpus > 0
     models.check_devices(resolved.gpus)
@@ -82,8 +82,8 @@ def load(resolved: Resolved, adapter: Path | None) -> tuple[Any, Any]:
     base = models.locate_base(*origin, Path(config.output.dir), print, config.model.trust_remote_code)
     tokenizer = models.load_tokenizer(base, config.model.trust_remote_code)
     if adapter is not None:
-        now = models.adapter_record(config.model.base, base, config.model.quantization, tokenizer)
-        models.check_adapter(adapter, now)
+        now = adapters.adapter_record(config.model.base, base, config.model.quantization, tokenizer)
+        adapters.check_adapter(adapter, now)
     model: Any = models.load_base(
         base,
         quantization=config.model.quantization,
@@ -94,8 +94,8 @@ def load(resolved: Resolved, adapter: Path | None) -> tuple[Any, Any]:
     )
     choices = {"dtype": dtype, "attention": attention}
     if adapter is not None:
-        model, choices["adapter"] = models.merge_if_plain(
-            models.load_adapter(model, adapter), config.model.quantization
+        model, choices["adapter"] = adapters.merge_if_plain(
+            adapters.load_adapter(model, adapter), config.model.quantization
         )
     if config.generate.torch_compile:
         models.compile_forward(model)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from gaokao import runs
+from gaokao.chats import ChatPool, load_pool
 from gaokao.console import banner, last_lines, next_command, quiet_libraries
 from gaokao.errors import Interrupted, run_script
-from gaokao.mix import Pool, load_pool
 from gaokao.records import Record, fingerprint, load_records
 from gaokao.settings import Resolved, load_config, require_device
 from gaokao.sources import as_arguments
@@ -39,11 +39,11 @@ def main(argv: list[str]) -> None:
         processes.wait_for_everyone()
 
 
-def train(resolved: Resolved, records: list[Record], pool: Pool, processes: Any, next_step: str) -> None:
+def train(resolved: Resolved, records: list[Record], pool: ChatPool, processes: Any, next_step: str) -> None:
     """One process of a training; an earlier run stays in its place until everything that can fail has not."""
     from accelerate.utils import broadcast_object_list
 
-    from gaokao import models, training
+    from gaokao import adapters, models, training
 
     config, run, on_gpu = resolved.config, resolved.config.run_folder, resolved.gpus > 0
     say = print if processes.is_main_process else lambda *_: None
@@ -66,7 +66,7 @@ def train(resolved: Resolved, records: list[Record], pool: Pool, processes: Any,
         mix_ratio=config.data.mix_ratio,
         seed=config.train.seed,
     )
-    adapter = models.adapter_record(config.model.base, base, config.model.quantization, tokenizer)
+    adapter = adapters.adapter_record(config.model.base, base, config.model.quantization, tokenizer)
     named = device if processes.num_processes == 1 else f"{processes.num_processes} processes, {device} and so on"
     kind = f"{config.model.base}, quantization {config.model.quantization}"
     say(banner(resolved, device=named, base=kind, dtype=dtype, attention=attention))
@@ -154,7 +154,7 @@ def train(resolved: Resolved, records: list[Record], pool: Pool, processes: Any,
     # 5. Adapter, loss curve, run record.
     step, why = training.keep_step(trainer, config.train.keep)
     if processes.is_main_process:
-        models.save_adapter(trainer.model, tokenizer, adapter, run / runs.ADAPTER)
+        adapters.save_adapter(trainer.model, tokenizer, adapter, run / runs.ADAPTER)
         training.plot_loss(trainer.state.log_history, run / "loss.png")
         metrics = training.final_metrics(trainer.state, span)
         record |= {"status": "finished", "adapter_step": step, "adapter_step_reason": why, "metrics": metrics}

@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,9 +22,8 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, TrainerCallback, TrainerState
 from trl import SFTConfig, SFTTrainer
 
+from gaokao.chats import ChatPool, Mixed, choose
 from gaokao.errors import UserError
-from gaokao.mix import Mixed, Pool, choose
-from gaokao.models import trainable_in_fp32
 from gaokao.prompts import Example, format_chat
 from gaokao.records import Record, drop_hints
 from gaokao.runs import step_of
@@ -138,7 +137,7 @@ class Material(NamedTuple):
 
 def gather(
     records: Sequence[Record],
-    pool: Pool,
+    pool: ChatPool,
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int,
@@ -434,6 +433,20 @@ class _PerTokenValidation(SFTTrainer):
     def weigh_rows(self) -> None:
         """Measure the validation rows; called once they are tokenized."""
         self.mean_tokens = count_tokens(self.eval_dataset)["completion_tokens"] / len(self.eval_dataset)
+
+
+def trainable_in_fp32(parameters: Iterable[torch.nn.Parameter]) -> int:
+    """Cast trainable parameters to fp32; returns how many there are.
+
+    trl casts the adapter of a quantized base to bf16, where small optimizer updates are lost, and a resumed run
+    reloads it as fp32: its losses would drift away from those of an uninterrupted one.
+    """
+    count = 0
+    for parameter in parameters:
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+            count += parameter.numel()
+    return count
 
 
 def build_trainer(

@@ -26,11 +26,11 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save_file
 
-from gaokao import generation, models, runs, tiny, training
+from gaokao import adapters, generation, models, runs, tiny, training
+from gaokao.chats import ChatPool
 from gaokao.config import Config
 from gaokao.console import quiet_libraries
 from gaokao.errors import UserError, run_script
-from gaokao.mix import Pool
 from gaokao.records import load_records
 from gaokao.settings import load_config
 
@@ -155,7 +155,7 @@ def measure(base: Path, out: Path, config: Config, device: str, dtype: str, atte
     records = load_records(tiny.BUNDLED)
     settings = config.train.model_copy(update={"max_steps": STEPS, "save_steps": SAVED_AT, "eval_steps": None})
     material = training.gather(
-        records, Pool(), tokenizer, max_length=settings.max_length, validation_share=0.0, mix_ratio=0.0, seed=1
+        records, ChatPool(), tokenizer, max_length=settings.max_length, validation_share=0.0, mix_ratio=0.0, seed=1
     )
     peak(device)
 
@@ -192,8 +192,8 @@ def measure(base: Path, out: Path, config: Config, device: str, dtype: str, atte
     training_peak = peak(device)
     norms = [entry.get("grad_norm", 0.0) for entry in first.state.log_history if "loss" in entry]
     seen = losses(first.state)
-    record = models.adapter_record("random", base, "nf4", tokenizer)
-    models.save_adapter(first.model, tokenizer, record, out / "adapter")
+    record = adapters.adapter_record("random", base, "nf4", tokenizer)
+    adapters.save_adapter(first.model, tokenizer, record, out / "adapter")
     del first
     second = trainer()
     training.fit(second, out / f"checkpoint-{SAVED_AT}", STEPS)
@@ -201,8 +201,8 @@ def measure(base: Path, out: Path, config: Config, device: str, dtype: str, atte
     del second
     peak(device)
 
-    models.check_adapter(out / "adapter", record)
-    model: Any = models.load_adapter(load(), out / "adapter")
+    adapters.check_adapter(out / "adapter", record)
+    model: Any = adapters.load_adapter(load(), out / "adapter")
     options = config.generate.model_dump(include=generation.SAMPLING_KEYS) | {"max_new_tokens": NEW_TOKENS}
     sampling = generation.generation_config(tokenizer, **options)
     # Random weights end where they like: every answer is made as long as the others.

@@ -8,11 +8,14 @@ import pytest
 from conftest import ROOT, run_script
 
 import evaluate
-from evaluate import getTotalScore, read_results, score_parts, similarity, summarize, summary_text, usable_rate
+from evaluate import getTotalScore, summarize, summary_text
+from gaokao import metrics
 from gaokao.checks import CHECKS
 from gaokao.errors import UserError
+from gaokao.metrics import score_parts, similarity, usable_rate
 from gaokao.prompts import render
 from gaokao.records import load_records
+from gaokao.results import read_results
 
 TEXT = "题干：下列正确的是\nA．甲\nB．乙\nC．丙\nD．丁\n参考答案：B\n解析：乙符合事实。故选B。"
 
@@ -151,16 +154,16 @@ def test_chance_level_and_paired_difference_of_a_worked_example() -> None:
 
 def test_wrong_references_are_those_of_other_items_of_the_same_subject_only() -> None:
     entries = [stem(text, text, subject=subject) for text, subject in zip("甲乙丙丁戊", "生生史史政", strict=True)]
-    assert sorted(evaluate.wrong_pairs(entries, 20, 0)) == [(0, 1), (1, 0), (2, 3), (3, 2)]
+    assert sorted(metrics.wrong_pairs(entries, 20, 0)) == [(0, 1), (1, 0), (2, 3), (3, 2)]
 
 
 def test_another_item_with_the_same_reference_is_no_wrong_reference() -> None:
     entries = [stem("甲", "甲"), stem("乙", "甲"), stem("丙", "丙")]
-    assert sorted(evaluate.wrong_pairs(entries, 20, 0)) == [(0, 2), (1, 2), (2, 0), (2, 1)]
+    assert sorted(metrics.wrong_pairs(entries, 20, 0)) == [(0, 2), (1, 2), (2, 0), (2, 1)]
 
 
 def test_every_item_and_every_reference_is_used_as_often_as_the_others() -> None:
-    pairs = evaluate.wrong_pairs([stem(str(n), str(n)) for n in range(30)], 4, 0)
+    pairs = metrics.wrong_pairs([stem(str(n), str(n)) for n in range(30)], 4, 0)
     assert len(set(pairs)) == 120
     for side in (0, 1):
         assert {sum(pair[side] == n for pair in pairs) for n in range(30)} == {4}
@@ -169,14 +172,14 @@ def test_every_item_and_every_reference_is_used_as_often_as_the_others() -> None
 
 @pytest.mark.parametrize(("items", "rounds"), [(100, 1000), (2500, 1)])
 def test_no_more_than_2000_pairs_are_compared_whatever_the_rounds(items: int, rounds: int) -> None:
-    pairs = evaluate.wrong_pairs([stem(str(n), str(n)) for n in range(items)], rounds, 0)
+    pairs = metrics.wrong_pairs([stem(str(n), str(n)) for n in range(items)], rounds, 0)
     assert len(set(pairs)) == 2000
 
 
 def test_the_wrong_references_are_the_same_for_a_seed() -> None:
     entries = [stem(str(n), str(n)) for n in range(30)]
-    assert evaluate.wrong_pairs(entries, 2, 1) == evaluate.wrong_pairs(entries, 2, 1)
-    assert evaluate.wrong_pairs(entries, 2, 1) != evaluate.wrong_pairs(entries, 2, 2)
+    assert metrics.wrong_pairs(entries, 2, 1) == metrics.wrong_pairs(entries, 2, 1)
+    assert metrics.wrong_pairs(entries, 2, 1) != metrics.wrong_pairs(entries, 2, 2)
 
 
 def test_without_a_second_reference_in_a_subject_there_is_no_chance_level() -> None:
@@ -218,7 +221,7 @@ def test_a_difference_counts_from_1_96_standard_errors_on(monkeypatch: pytest.Mo
     assert found.difference and found.standard_error
     sigmas = found.difference / found.standard_error
     assert found.above_chance is (sigmas > 1.96) is True
-    monkeypatch.setattr(evaluate, "SIGNIFICANT", sigmas)
+    monkeypatch.setattr(metrics, "SIGNIFICANT", sigmas)
     assert similarity(entries).above_chance is False
 
 

@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 
 import evaluate
 import infer_qwen_gaokao
-from gaokao import generation, models, tiny
+from gaokao import adapters, generation, models, results, tiny
 from gaokao.checks import CHECKS
 from gaokao.console import banner
 from gaokao.errors import Interrupted, UserError
@@ -43,7 +43,7 @@ def adapter(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     tokenizer = models.load_tokenizer(random_base)
     folder = tmp_path_factory.mktemp("trained") / "gaokao" / "adapter"
     folder.parent.mkdir()
-    models.save_adapter(model, tokenizer, models.adapter_record("random", random_base, "nf4", tokenizer), folder)
+    adapters.save_adapter(model, tokenizer, adapters.adapter_record("random", random_base, "nf4", tokenizer), folder)
     return folder
 
 
@@ -173,7 +173,7 @@ def test_sigterm_keeps_the_questions_that_are_finished(
         infer("--adapter", "none")
     folder = tmp_path / "out" / "gaokao" / "generated_base"
     assert [path.name for path in folder.iterdir()] == ["questions.jsonl"]
-    assert len(evaluate.read_results(folder / "questions.jsonl")) == 1
+    assert len(results.read_results(folder / "questions.jsonl")) == 1
 
 
 @pytest.mark.parametrize(("processes", "refused"), [("2", True), ("8", True), ("1", False), ("", False)])

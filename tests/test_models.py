@@ -23,7 +23,7 @@ from conftest import ROOT
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from gaokao import models
+from gaokao import adapters, models
 from gaokao.errors import UserError
 
 
@@ -45,7 +45,7 @@ def adapter(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     folder = tmp_path_factory.mktemp("run") / "adapter"
-    models.save_adapter(model, tokenizer, models.adapter_record("small", small_base, "nf4", tokenizer), folder)
+    adapters.save_adapter(model, tokenizer, adapters.adapter_record("small", small_base, "nf4", tokenizer), folder)
     return folder
 
 
@@ -59,15 +59,15 @@ def changed(adapter: Path, tmp_path: Path) -> Callable[..., Path]:
         file = folder / "adapter_model.safetensors"
         if weights:
             save_file(weights(load_file(file)), file, metadata={"format": "pt"})
-        path = folder / models.ADAPTER_RECORD
+        path = folder / adapters.ADAPTER_RECORD
         path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | record), encoding="utf-8")
         return folder
 
     return change
 
 
-def now(base: Path, quantization: str = "nf4") -> models.AdapterRecord:
-    return models.adapter_record("small", base, quantization, models.load_tokenizer(base))
+def now(base: Path, quantization: str = "nf4") -> adapters.AdapterRecord:
+    return adapters.adapter_record("small", base, quantization, models.load_tokenizer(base))
 
 
 def test_padding_is_not_the_end_token_and_both_end_tokens_stop(small_base: Path) -> None:
@@ -216,9 +216,9 @@ def test_an_old_adapter_stays_when_the_new_one_cannot_be_put_in_its_place(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(models, "write_json", full)
+    monkeypatch.setattr(adapters, "write_json", full)
     with pytest.raises(OSError, match="No space left"):
-        models.save_adapter(model, models.load_tokenizer(small_base), now(small_base), folder)
+        adapters.save_adapter(model, models.load_tokenizer(small_base), now(small_base), folder)
     assert (folder / "adapter_model.safetensors").read_bytes() == before
 
 
@@ -273,9 +273,9 @@ def test_the_fingerprint_of_a_base_tells_weights_of_the_same_shape(small_base: P
 
 
 def test_an_adapter_loads_whole_and_changes_the_logits(adapter: Path, small_base: Path) -> None:
-    models.require_adapter_files(adapter)
-    models.check_adapter(adapter, now(small_base))
-    adapted = models.load_adapter(load(small_base), adapter)
+    adapters.require_adapter_files(adapter)
+    adapters.check_adapter(adapter, now(small_base))
+    adapted = adapters.load_adapter(load(small_base), adapter)
     ids = torch.tensor([[5, 6, 7]])
     with torch.inference_mode(), adapted.disable_adapter():
         bare = adapted(input_ids=ids).logits
@@ -288,7 +288,7 @@ def test_saving_an_adapter_again_replaces_it_and_leaves_nothing_beside_it(small_
     folder = tmp_path / "run" / "adapter"
     for rank in (4, 8):
         model = get_peft_model(load(small_base), LoraConfig(r=rank, target_modules="all-linear", task_type="CAUSAL_LM"))
-        models.save_adapter(model, tokenizer, now(small_base), folder)
+        adapters.save_adapter(model, tokenizer, now(small_base), folder)
     assert json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["r"] == 8
     assert [path.name for path in folder.parent.iterdir()] == ["adapter"]
 
@@ -297,50 +297,50 @@ def test_an_adapter_folder_that_is_missing_or_not_whole_is_refused(
     tmp_path: Path, changed: Callable[..., Path]
 ) -> None:
     with pytest.raises(UserError, match=r"there is no such folder; train first .* --adapter none"):
-        models.require_adapter_files(tmp_path / "nope")
+        adapters.require_adapter_files(tmp_path / "nope")
     folder = changed()
     (folder / "adapter_model.safetensors").unlink()
     with pytest.raises(UserError, match=r"adapter_model\.safetensors is missing"):
-        models.require_adapter_files(folder)
+        adapters.require_adapter_files(folder)
 
 
 def test_an_adapter_of_another_base_quantization_or_template_is_refused(
     adapter: Path, changed: Callable[..., Path], small_base: Path
 ) -> None:
     with pytest.raises(UserError, match="trained with quantization nf4, not none; set model.quantization: nf4"):
-        models.check_adapter(adapter, now(small_base, "none"))
+        adapters.check_adapter(adapter, now(small_base, "none"))
     with pytest.raises(UserError, match="trained on base other, not on small"):
-        models.check_adapter(changed(base="other", base_fingerprint="x"), now(small_base))
+        adapters.check_adapter(changed(base="other", base_fingerprint="x"), now(small_base))
 
 
 def test_an_adapter_with_another_chat_template_is_refused(changed: Callable[..., Path], small_base: Path) -> None:
     with pytest.raises(UserError, match="its chat template differs"):
-        models.check_adapter(changed(chat_template="x"), now(small_base))
+        adapters.check_adapter(changed(chat_template="x"), now(small_base))
 
 
 def test_an_adapter_with_missing_weights_is_refused(changed: Callable[..., Path], small_base: Path) -> None:
     folder = changed(lambda weights: dict(list(weights.items())[2:]))
     with pytest.raises(UserError, match=r"2 missing weights \(such as"):
-        models.load_adapter(load(small_base), folder)
+        adapters.load_adapter(load(small_base), folder)
 
 
 def test_an_adapter_with_foreign_weights_is_refused(changed: Callable[..., Path], small_base: Path) -> None:
     folder = changed(lambda weights: {name.replace("layers.1.", "layers.7."): value for name, value in weights.items()})
     with pytest.raises(UserError, match="missing weights .* and .* foreign weights"):
-        models.load_adapter(load(small_base), folder)
+        adapters.load_adapter(load(small_base), folder)
 
 
 def test_an_adapter_with_one_weight_too_many_is_refused(changed: Callable[..., Path], small_base: Path) -> None:
     folder = changed(lambda weights: weights | {"base_model.model.lm_head.lora_A.weight": torch.zeros(4, 64)})
     with pytest.raises(UserError, match=r"has 1 foreign weights \(such as .*lm_head.*\); it is damaged"):
-        models.load_adapter(load(small_base), folder)
+        adapters.load_adapter(load(small_base), folder)
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
 def test_an_adapter_has_the_compute_type_and_says_nearly_what_it_says_in_fp32(
     adapter: Path, small_base: Path, dtype: str
 ) -> None:
-    adapted = models.load_adapter(load(small_base, dtype=dtype), adapter)
+    adapted = adapters.load_adapter(load(small_base, dtype=dtype), adapter)
     weights = [parameter for name, parameter in adapted.named_parameters() if "lora_" in name]
     assert weights and {parameter.dtype for parameter in weights} == {models.DTYPES[dtype]}
     plain = PeftModel.from_pretrained(load(small_base, dtype=dtype), adapter).eval()
@@ -359,13 +359,13 @@ def test_an_adapter_that_changes_one_layer_only_is_taken(changed: Callable[..., 
     folder = changed(
         lambda weights: {n: v * ("layers.1.mlp.down_proj" in n or "lora_A" in n) for n, v in weights.items()}
     )
-    assert models.load_adapter(load(small_base), folder)
+    assert adapters.load_adapter(load(small_base), folder)
 
 
 def test_an_adapter_that_changes_nothing_is_refused(changed: Callable[..., Path], small_base: Path) -> None:
     folder = changed(lambda weights: {n: v * 0 if "lora_B" in n else v for n, v in weights.items()})
     with pytest.raises(UserError, match="changes nothing"):
-        models.load_adapter(load(small_base), folder)
+        adapters.load_adapter(load(small_base), folder)
 
 
 def test_merging_happens_on_plain_weights_only_and_keeps_the_logits(small_base: Path) -> None:
@@ -379,10 +379,10 @@ def test_merging_happens_on_plain_weights_only_and_keeps_the_logits(small_base: 
     ids = torch.tensor([[5, 6, 7]])
     with torch.inference_mode():
         before = model.eval()(input_ids=ids).logits
-        merged, choice = models.merge_if_plain(model, "none")
+        merged, choice = adapters.merge_if_plain(model, "none")
         assert choice.value == "merged"
         assert torch.allclose(merged(input_ids=ids).logits, before, atol=1e-4)
-    four_bit, choice = models.merge_if_plain(model, "nf4")
+    four_bit, choice = adapters.merge_if_plain(model, "nf4")
     assert choice.value == "separate" and "round" in choice.reason
     assert four_bit is model
 

@@ -1,0 +1,222 @@
+"""Similarity of generated texts to their references, beside its chance level, and rates with intervals."""
+
+import random
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from rapidfuzz.distance import LCSseq
+
+from gaokao.prompts import parse
+from gaokao.records import CHOICE_TYPES, HEADER, SECTIONS, join_answers
+
+CHANCE_ROUNDS = 20
+
+
+# A pair takes 2 ms at the length of real questions, .1 s at 20,000 characters.
+MAX_CHANCE_PAIRS = 2000
+
+
+# Half the width of a 95% interval in standard errors.
+SIGNIFICANT = 1.96
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Means over the items, 0-100: per section, the mean of character ROUGE-L F1 and chrF."""
+
+    total: float
+    sections: dict[str, float]
+    """Without the sections that no pair of texts has."""
+    rouge_l: float
+    chrf: float
+
+
+def score_parts(pred: Sequence[str], label: Sequence[str]) -> Scores:
+    """`getTotalScore` with its parts: each section, and each metric on its own.
+
+    Raises:
+        TypeError: a list is a text, or an item is none; it is named.
+        ValueError: the lists differ in length.
+    """
+    for name, texts in (("pred", pred), ("label", label)):
+        if isinstance(texts, str | bytes) or not isinstance(texts, Sequence):
+            raise TypeError(f"{name} is {_shown(texts)}; give a list of texts")
+        for index, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"{name}[{index}] is {_shown(text)}; give a text")
+    if len(pred) != len(label):
+        raise ValueError(f"{len(pred)} predictions for {len(label)} references: give one reference for each prediction")
+    return _mean([_pair_scores(p, r) for p, r in zip(pred, label, strict=True)])
+
+
+def _shown(value: object) -> str:
+    return f"{str(value)[:40]!r} ({type(value).__name__})"
+
+
+PairScores = dict[str, tuple[float, float]]
+
+
+def _pair_scores(pred: str, label: str, left_out: str | None = None) -> PairScores:
+    """(ROUGE-L, chrF) of each section, 0-100. Sections that neither text has do not count."""
+    ours, theirs = _section_texts(pred), _section_texts(label)
+    return {
+        section: (_rouge_l(ours[section], theirs[section]), _chrf(ours[section], theirs[section]))
+        for section in SECTIONS
+        if section != left_out and (ours[section] or theirs[section])
+    }
+
+
+def _mean(pairs: Sequence[PairScores]) -> Scores:
+    by_section: dict[str, list[float]] = {section: [] for section in SECTIONS}
+    for pair in pairs:
+        for section, metrics in pair.items():
+            by_section[section].append(statistics.fmean(metrics))
+    return Scores(
+        total=_average([_total(pair) for pair in pairs]),
+        sections={section: _average(values) for section, values in by_section.items() if values},
+        rouge_l=_average([_average([rouge for rouge, _ in pair.values()]) for pair in pairs]),
+        chrf=_average([_average([chrf for _, chrf in pair.values()]) for pair in pairs]),
+    )
+
+
+def _total(pair: PairScores) -> float:
+    return _average([statistics.fmean(metrics) for metrics in pair.values()])
+
+
+def _average(values: Sequence[float]) -> float:
+    return statistics.fmean(values) if values else 0.0
+
+
+def _section_texts(text: str) -> dict[str, str]:
+    if not HEADER.search(text):
+        # The whole text stands for the question, so that a bare stem is still compared.
+        return dict.fromkeys(SECTIONS, "") | {SECTIONS[0]: text.strip()}
+    question = parse(text)
+    return dict(zip(SECTIONS, (question.question, join_answers(question.answer), question.analysis), strict=True))
+
+
+def _rouge_l(pred: str, label: str) -> float:
+    """Character ROUGE-L F1 = 2 LCS / (|p| + |r|), 0-100 (Lin 2004), white space left out."""
+    p, r = "".join(pred.split()), "".join(label.split())
+    if not p or not r:
+        return 0.0
+    return 200.0 * LCSseq.similarity(p, r) / (len(p) + len(r))
+
+
+@cache
+def _chrf_metric() -> Any:
+    from sacrebleu.metrics.chrf import CHRF
+
+    return CHRF()
+
+
+def _chrf(pred: str, label: str) -> float:
+    """Sentence chrF2, 0-100 (Popovic 2015), by sacrebleu, white space left out."""
+    if not pred.strip() or not label.strip():
+        return 0.0
+    return float(_chrf_metric().sentence_score(pred, [label]).score)
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Similarity of questions to their references, 0-100, and to wrong references of their subject.
+
+    The key letters of choice items are left out: they name options of which the other text has others.
+    """
+
+    similarity: float
+    sections: dict[str, float]
+    rouge_l: float
+    chrf: float
+    chance_level: float | None = None
+    """Mean over the items of the mean over wrong references; `None` where no item has a wrong reference."""
+    difference: float | None = None
+    """Mean over the same items of own reference minus mean over wrong references."""
+    standard_error: float | None = None
+    """Of the difference."""
+    above_chance: bool | None = None
+    """Whether the difference exceeds 1.96 standard errors."""
+    compared_items: int = 0
+    compared_pairs: int = 0
+    """Of an item and a wrong reference, 2,000 at most."""
+
+
+def similarity(entries: Sequence[Mapping[str, Any]], rounds: int = CHANCE_ROUNDS, seed: int = 0) -> Similarity:
+    """How like their references the questions are, and whether more than wrong references of the subject.
+
+    Args:
+        entries: of `questions.json`, each with a reference.
+        rounds: wrong references that each item is compared with, at most; 2,000 in all.
+        seed: of the choice of wrong references.
+    """
+    own = [_compare(entry, entry) for entry in entries]
+    mean = _mean(own)
+    found = Similarity(mean.total, mean.sections, mean.rouge_l, mean.chrf)
+    wrong: dict[int, list[float]] = defaultdict(list)
+    for item, other in wrong_pairs(entries, rounds, seed):
+        wrong[item].append(_total(_compare(entries[item], entries[other])))
+    if not wrong:
+        return found
+    chance = [_average(scores) for scores in wrong.values()]
+    differences = [_total(own[item]) - level for item, level in zip(wrong, chance, strict=True)]
+    difference = _average(differences)
+    # Whoever has a wrong reference is one to somebody else: there are two items at least.
+    error = statistics.stdev(differences) / len(differences) ** 0.5
+    return replace(
+        found,
+        chance_level=_average(chance),
+        difference=difference,
+        standard_error=error,
+        above_chance=difference > SIGNIFICANT * error,
+        compared_items=len(wrong),
+        compared_pairs=sum(map(len, wrong.values())),
+    )
+
+
+def _compare(entry: Mapping[str, Any], other: Mapping[str, Any]) -> PairScores:
+    return _pair_scores(entry["text"], other["reference"], SECTIONS[1] if entry["type"] in CHOICE_TYPES else None)
+
+
+def wrong_pairs(entries: Sequence[Mapping[str, Any]], rounds: int, seed: int) -> list[tuple[int, int]]:
+    """(item, other item of its subject and with another reference), `rounds` for each item and 2,000 in all at most."""
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, entry in enumerate(entries):
+        members[entry["subject"]].append(index)
+    draw = random.Random(seed)
+    orders = [draw.sample(indices, len(indices)) for indices in members.values() if len(indices) > 1]
+    # In a random order, the neighbours at distance 1, 2, ... are wrong references that each serve equally often.
+    rounds = max(1, min(rounds, MAX_CHANCE_PAIRS // max(1, sum(map(len, orders)))))
+    pairs = [
+        (item, order[(place + step) % len(order)])
+        for order in orders
+        for step in range(1, min(rounds, len(order) - 1) + 1)
+        for place, item in enumerate(order)
+    ]
+    pairs = [(item, other) for item, other in pairs if entries[item]["reference"] != entries[other]["reference"]]
+    return draw.sample(pairs, min(len(pairs), MAX_CHANCE_PAIRS))
+
+
+def usable_rate(flags: Sequence[bool]) -> dict[str, Any]:
+    """How many items fail no hard check, and the Wilson 95% interval of the share (Wilson 1927); `None` without items."""
+    passed = sum(flags)
+    if not flags:
+        return {"passed": 0, "items": 0, "rate": None, "interval_95": None}
+    from scipy.stats import binomtest
+
+    interval = binomtest(passed, len(flags)).proportion_ci(confidence_level=0.95, method="wilson")
+    bounds = [round(float(interval.low), 4), round(float(interval.high), 4)]
+    return {"passed": passed, "items": len(flags), "rate": share(flags), "interval_95": bounds}
+
+
+def share(flags: Sequence[bool]) -> float | None:
+    return round(sum(flags) / len(flags), 4) if flags else None
+
+
+def rounded(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: rounded(value) for key, value in tree.items()}
+    return round(tree, 2) if isinstance(tree, float) else tree
