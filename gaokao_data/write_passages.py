@@ -26,12 +26,10 @@ stop (wrong command line, key refused, unknown model, endpoint down); 130 after 
 
 import argparse
 import asyncio
-import email.utils
 import hashlib
 import json
 import math
 import os
-import random
 import re
 import sys
 import time
@@ -41,9 +39,9 @@ from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import urlsplit
+from typing import Any, Self
 
+from gaokao.endpoint import BACKOFF, RETRIES, Endpoint, MalformedError, RecordError, Usage, check_url, read_key
 from gaokao.errors import Interrupted, UserError, elsewhere, faults_text, run_script
 from gaokao.prompts import Message
 from gaokao.records import (
@@ -59,11 +57,6 @@ from gaokao.records import (
 )
 from gaokao.runs import write_json, write_text
 from gaokao.text import LEAK_BOUND, measure_leak
-
-if TYPE_CHECKING:
-    import openai
-
-OPENAI_PIN = "openai==3.54.0"
 
 # Part of the key of a result: raise it with the wording below, or results of the old wording pass for new ones.
 PROMPT_VERSION = 1
@@ -107,12 +100,6 @@ MAX_CHARACTERS = 4000
 CONCURRENCY = 8
 TIMEOUT = 120.0
 MAX_TOKENS = 2048
-# Seconds before a first retry, doubled each time up to the greatest: 6 retries outlast about a minute.
-RETRIES = 6
-BACKOFF = 1.0
-GREATEST_BACKOFF = 60.0
-# A longer Retry-After is a spent quota: better to stop and say so than to sleep.
-GREATEST_RETRY_AFTER = 600.0
 # So many failures one after the other mean that the endpoint, not a record, is at fault; each may cost money.
 GIVE_UP_AFTER = 20
 
@@ -120,14 +107,6 @@ GIVE_UP_AFTER = 20
 MAX_NAME_BYTES = 200
 
 PASSAGE_SOURCE, LEAKS = "passage_source", "leaks"
-
-
-class RecordError(Exception):
-    """One record got no passages; the others may. The text is the reason."""
-
-
-class MalformedError(Exception):
-    """The endpoint answered, but not with what was asked for; asking again may help. The text is the reason."""
 
 
 @dataclass(frozen=True)
@@ -143,25 +122,6 @@ class Passages:
     def leaks(self) -> bool:
         """Whether they give the answer away."""
         return self.leak > LEAK_BOUND
-
-
-@dataclass
-class Usage:
-    """What a run asked for; tokens are those the replies report."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    replies: int = 0
-    without_usage: int = 0
-    retries: int = 0
-    asked_again: int = 0
-
-    def __str__(self) -> str:
-        unknown = f" ({self.without_usage} without a count)" if self.without_usage else ""
-        return (
-            f"{self.prompt_tokens:,} prompt + {self.completion_tokens:,} completion in {self.replies} replies"
-            f"{unknown}; {self.retries} retries, {self.asked_again} answers asked for again"
-        )
 
 
 @dataclass
@@ -246,218 +206,7 @@ def count_words(text: str) -> int:
     return len(re.findall(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+", text))
 
 
-# --- the endpoint ---------------------------------------------------------------------------------------------------
-
-
-class Endpoint:
-    """A chat-completions endpoint with retries: one method, `complete`.
-
-    The retries are ours and not the client's, because they are counted and reported, share one pause when the endpoint
-    asks for it, and end the run at once where no retry can help.
-    """
-
-    def __init__(
-        self,
-        *,
-        base_url: str,
-        model: str,
-        api_key: str,
-        timeout: float,
-        max_tokens: int,
-        temperature: float | None,
-        retries: int,
-        backoff: float,
-    ) -> None:
-        try:
-            from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Omit
-        except ImportError:
-            raise UserError(
-                "the openai client is not installed, or too old; it is needed only here: pip install " + OPENAI_PIN
-            ) from None
-        # A redirect would carry the records to a host that nobody named; a placeholder key keeps the client from taking
-        # one from the environment that was meant for another endpoint.
-        self.client = AsyncOpenAI(
-            base_url=base_url,
-            api_key=api_key or "none",
-            max_retries=0,
-            # One bound for the whole answer stands in `complete`: the client's own counts anew with each byte received.
-            timeout=None,
-            http_client=DefaultAsyncHttpxClient(follow_redirects=False),
-        )
-        self.headers: dict[str, str | Omit] = {} if api_key else {"Authorization": Omit()}
-        if not (urlsplit(base_url).hostname or "").endswith("openai.com"):
-            # The client takes these from OPENAI_ORG_ID and OPENAI_PROJECT_ID and would tell them to anyone.
-            self.headers |= {"OpenAI-Organization": Omit(), "OpenAI-Project": Omit()}
-        self.place = base_url
-        self.model = model
-        self.api_key = api_key
-        self.timeout = timeout
-        self.max_tokens = max_tokens
-        self.temperature = temperature
-        self.retries = retries
-        self.backoff = backoff
-        self.usage = Usage()
-        self.answered = asyncio.Event()
-        """Set by the first chat completion: until then every trouble is that of the whole run."""
-        self._tokens_parameter = "max_tokens"
-        self._paused_until = 0.0
-
-    async def complete(self, messages: list[Message]) -> str:
-        """The text of one answer.
-
-        Raises:
-            UserError: the run must stop, for the reason in the text.
-            RecordError: this request was refused, or failed after all retries.
-            MalformedError: the reply holds no text, or only the beginning of one.
-        """
-        import openai
-
-        retry = 0
-        while True:
-            await self._pause()
-            parameter = self._tokens_parameter
-            delay: float | None = None
-            try:
-                async with asyncio.timeout(self.timeout):
-                    return self._text_of(await self._send(messages, parameter))
-            except TimeoutError:
-                fault = f"no answer within {self.timeout:g} s (--timeout)"
-            except openai.APIStatusError as error:
-                fault = f"HTTP {error.status_code}: {self._shown(_message_of(error))}"
-                if error.status_code == 400 and "max_completion_tokens" in fault and parameter == "max_tokens":
-                    self._tokens_parameter = "max_completion_tokens"
-                    continue
-                self._check_status(error, fault)
-                delay = retry_after(error.response.headers)
-            except openai.APIConnectionError as error:
-                fault = self._shown(f"{error.message} {error.__cause__ or ''}")
-                if not self.answered.is_set():
-                    raise UserError(
-                        f"{self.place}: cannot be reached ({fault}); is the server running, and --base-url right?"
-                    ) from None
-            if retry == self.retries:
-                if not self.answered.is_set():
-                    raise UserError(f"{self.place}: {fault}, {retry} retries in vain; check --model, or try later")
-                raise RecordError(f"{fault}, {retry} retries in vain")
-            await self._back_off(retry, delay, fault)
-            retry += 1
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self.client.close()
-
-    async def _send(self, messages: list[Message], tokens_parameter: str) -> str:
-        options: dict[str, Any] = {tokens_parameter: self.max_tokens}
-        if self.temperature is not None:
-            options["temperature"] = self.temperature
-        # The raw body, because the client builds its objects without checking them: any JSON would pass for a reply.
-        reply = await self.client.chat.completions.with_raw_response.create(
-            model=self.model,
-            messages=messages,
-            extra_headers=self.headers,
-            **options,
-        )
-        return str(reply.http_response.text)
-
-    def _text_of(self, body: str) -> str:
-        try:
-            reply = json.loads(body)
-            choice = reply["choices"][0]
-            text = choice["message"]["content"]
-        except (ValueError, LookupError, TypeError, RecursionError):
-            raise MalformedError(f"the reply is not a chat completion: {self._shown(body) or 'empty'}") from None
-        self.answered.set()
-        self._count(reply.get("usage"))
-        if choice.get("finish_reason") == "length":
-            raise MalformedError(f"the answer was cut off at --max-tokens {self.max_tokens}; raise it")
-        if not isinstance(text, str) or not text.strip():
-            raise MalformedError(
-                f"the answer holds no text (finish_reason {self._shown(str(choice.get('finish_reason')))})"
-            )
-        # JSON may hold half of a surrogate pair, which no file can.
-        return text.encode("utf-8", "replace").decode()
-
-    def _count(self, usage: Any) -> None:
-        self.usage.replies += 1
-        counts = usage if isinstance(usage, dict) else {}
-        prompt, completion = counts.get("prompt_tokens"), counts.get("completion_tokens")
-        if isinstance(prompt, int) and isinstance(completion, int):
-            self.usage.prompt_tokens += prompt
-            self.usage.completion_tokens += completion
-        else:
-            self.usage.without_usage += 1
-
-    def _check_status(self, error: "openai.APIStatusError", fault: str) -> None:
-        """Raise where trying the same request again is of no use: for the run, or for one record."""
-        status, early = error.status_code, not self.answered.is_set()
-        # Later on, 403 and 404 are also said of single requests: by moderation, or by a router without a host for them.
-        if status == 401 or (status == 403 and early):
-            key = (
-                "the key in the variable of --api-key-env"
-                if self.api_key
-                else "a request without a key (--api-key-env)"
-            )
-            raise UserError(f"{self.place}: refuses {key} ({fault}); set a valid one") from None
-        if status == 404 and early:
-            raise UserError(
-                f"{self.place}: does not know --model {self._shown(self.model)}, or is not the address of the API ({fault}); "
-                "--base-url usually ends in /v1"
-            ) from None
-        if status == 402 or error.code == "insufficient_quota":
-            raise UserError(f"{self.place}: the account has no credit left ({fault})") from None
-        if 300 <= status < 400:
-            target = self._shown(error.response.headers.get("location", "elsewhere"))
-            raise UserError(f"{self.place}: redirects to {target}, which is not followed; correct --base-url") from None
-        if status not in (408, 409, 425, 429) and status < 500:
-            raise RecordError(fault) from None
-
-    async def _pause(self) -> None:
-        """Wait as long as the endpoint has asked all of us to."""
-        clock = asyncio.get_running_loop().time
-        while (rest := self._paused_until - clock()) > 0:
-            # Spread out, so that not all waiting requests come back in the same moment.
-            await asyncio.sleep(rest + random.uniform(0, self.backoff))
-
-    async def _back_off(self, retry: int, asked: float | None, fault: str) -> None:
-        self.usage.retries += 1
-        if not self.answered.is_set():
-            # The progress bar stands still until the first answer: say why.
-            print(f"\n{self.place}: {fault}; retry {retry + 1} of {self.retries}", file=sys.stderr)
-        if not asked:
-            await asyncio.sleep(min(self.backoff * 2**retry, GREATEST_BACKOFF) * random.uniform(0.5, 1.0))
-            return
-        if asked > GREATEST_RETRY_AFTER:
-            raise UserError(f"{self.place}: asks to wait {asked:.0f} s ({fault}); run the same command again then")
-        self._paused_until = max(self._paused_until, asyncio.get_running_loop().time() + asked)
-
-    def _shown(self, text: str, limit: int = 200) -> str:
-        """A text of the server as it may be printed: one line, short, without the key, without control characters."""
-        if self.api_key:
-            text = text.replace(self.api_key, "***")
-        text = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-        return text if len(text) <= limit else text[:limit] + "…"
-
-
-def _message_of(error: "openai.APIStatusError") -> str:
-    body = error.body
-    if isinstance(body, dict) and isinstance(body.get("message"), str):
-        return str(body["message"])
-    return str(error.response.text)
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a reply asks to wait (`Retry-After` as seconds or date, `retry-after-ms`); `None` where it does not."""
-    with suppress(KeyError, ValueError):
-        return _seconds(float(headers["retry-after-ms"]) / 1000)
-    with suppress(KeyError, ValueError):
-        return _seconds(float(headers["retry-after"]))
-    with suppress(KeyError, ValueError):
-        return _seconds(email.utils.parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time())
-    return None
-
-
-def _seconds(value: float) -> float | None:
-    return None if math.isnan(value) else max(0.0, value)
+# --- asking --------------------------------------------------------------------------------------------------------
 
 
 async def write_one(endpoint: Endpoint, record: Record) -> Passages:
@@ -865,46 +614,6 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     if chosen.temperature is not None and not 0 <= chosen.temperature <= 2:
         parser.error(f"--temperature {chosen.temperature}: must be from 0 to 2")
     return chosen
-
-
-def check_url(url: str) -> str:
-    """The address of the API without a slash at its end.
-
-    Raises:
-        UserError: it is not one, or holds a key, which would end up in messages.
-    """
-    if "@" in url or "?" in url:
-        raise UserError("--base-url: must hold no user, password or ?query; give the key with --api-key-env")
-    try:
-        parts = urlsplit(url)
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        sound = sound and all(letter.isprintable() and letter != " " for letter in url)
-    except ValueError:
-        sound = False
-    if not sound:
-        raise UserError(f"--base-url {url}: is not an address; write it like http://127.0.0.1:8000/v1")
-    if parts.path.rstrip("/").endswith("/completions"):
-        raise UserError(f"--base-url {url}: leave out /chat/completions, the client adds it")
-    return url.rstrip("/")
-
-
-def read_key(variable: str | None) -> str:
-    """The key from the environment; empty where none is set and no variable was named. Its value is in no message.
-
-    Raises:
-        UserError: the named variable is not set, or what it holds cannot be a key.
-    """
-    key = os.environ.get(variable or "OPENAI_API_KEY", "").strip()
-    # Whoever gives the key itself instead of a name must not see it printed: the name is not repeated either.
-    if variable is not None and not key:
-        raise UserError(
-            "--api-key-env: no environment variable of this name is set; it takes the NAME of one that holds the key"
-        )
-    if not all("!" <= letter <= "~" for letter in key):
-        raise UserError(
-            "the environment variable with the key holds spaces or other characters no key has; set it again"
-        )
-    return key
 
 
 def main(arguments: list[str]) -> None:

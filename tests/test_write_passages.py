@@ -27,22 +27,12 @@ from typing import Any
 import openai
 import pytest
 
+from gaokao.endpoint import OPENAI_PIN, MalformedError, check_url, read_key, retry_after
 from gaokao.errors import UserError
 from gaokao.records import load_records
 from gaokao.text import LEAK_BOUND, measure_leak
 from gaokao_data import write_passages as module
-from gaokao_data.write_passages import (
-    OPENAI_PIN,
-    MalformedError,
-    Summary,
-    check_url,
-    count_words,
-    main,
-    parse_passages,
-    read_key,
-    retry_after,
-    write_passages,
-)
+from gaokao_data.write_passages import Summary, count_words, main, parse_passages, write_passages
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY = "sk-test-5ECRET-0123456789"
