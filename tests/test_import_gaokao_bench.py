@@ -16,6 +16,7 @@ from gaokao.errors import UserError
 from gaokao.records import load_records
 from gaokao.text import near_duplicates_across
 from gaokao_data import import_gaokao_bench as bench
+from gaokao_data import related_passages
 
 # (year, what is asked about, true option, explanation): different enough that no two stems are near-duplicates.
 FACTS = [
@@ -118,7 +119,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def one(root: Path, name: str, item: dict[str, Any], folder: str = "Objective_Questions") -> bench.Draft:
+def one(root: Path, name: str, item: dict[str, Any], folder: str = "Objective_Questions") -> related_passages.Draft:
     """Import one item alone."""
     save(root, name, [item], folder)
     result = bench.import_bench(root, passages="none")
@@ -234,7 +235,7 @@ def test_later_releases_of_the_layout_are_read_and_answers_of_models_are_not(roo
     [
         ("2010-2022_Physics_MCQs", ["AC"], "多选题", "物理"),
         ("2010-2022_Math_II_MCQs", ["B"], "单选题", "数学"),
-        ("2010-2022_Geography_MCQs", ["A", "B"], bench.SET, "地理"),
+        ("2010-2022_Geography_MCQs", ["A", "B"], related_passages.SET, "地理"),
         ("2010-2022_Math_I_Fill-in-the-Blank", "$\\frac{1}{2}$\n", "填空题", "数学"),
         ("2014-2022_English_Language_Cloze_Passage", "built\n", "填空题", "英语"),
         ("2010-2022_Political_Science_Open-ended_Questions", "（1）一点\n（2）两点\n", "主观题", "政治"),
@@ -279,86 +280,6 @@ def test_written_answers_become_one_text_per_sub_question(tmp_path: Path) -> Non
     draft = one(tmp_path, "2010-2022_History_Open-ended_Questions", item, "Subjective_Questions")
     assert draft.question == "回答问题。\n（1）指出原因。\n（2）说明影响。"
     assert bench.to_record(draft, "none").answer == ("人口增长", "市场扩大")
-
-
-# --- cleaning -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("head", "rest"),
-    [
-        ("12．（4分）", "下列说法正确的是"),
-        ("3．（ 6分）", "下列说法正确的是"),
-        ("7. (5 分) ", "设集合"),
-        ("（2020·全国）", "下列说法正确的是"),
-        ("9.", "1861年的政变"),
-        ("14.", "4名同学参加活动"),
-        ("2.", "2021年1月的通知"),
-        ("一、现代文阅读（ 9分）\n1．（ 9分）", "阅读下面的文字"),
-        ("（二）实用类文本阅读（本题共3小题，12分）\n", "阅读下面的文字"),
-        ("[选修 4-5：不等式选讲](10分)\n", "已知函数"),
-        ("", "1861年的政变"),
-        ("", "（1）式中的常数是"),
-        ("", "2.5倍于此的速度"),
-    ],
-)
-def test_exam_numbering_and_marks_leave_the_head(head: str, rest: str) -> None:
-    assert bench.strip_head(head + rest) == rest
-
-
-def test_hard_line_breaks_inside_sentences_are_joined_and_others_kept() -> None:
-    lines = [
-        "春秋时期诸侯争霸，周天子的权威日益衰落，各国纷纷变法图强，社会面貌",
-        "随之发生了深刻的变化，史家称之为大变革的时代，其影响延续到秦汉之后，",
-        "直到今天仍被人提起。",
-    ]
-    text = "    " + "\n".join(lines) + "  \n    战国时期继续变化。  \n（1）概括变化。\n①经济上\n②政治上\n"
-    assert bench.clean_text(text, bench.wrap_width(text)).split("\n") == [
-        "".join(lines), "战国时期继续变化。", "（1）概括变化。", "①经济上", "②政治上",
-    ]  # fmt: skip
-
-
-def test_verse_and_table_rows_keep_their_lines() -> None:
-    verse = "秋夜\n月落寒江静\n风来远树鸣\n孤舟人未睡\n独对一灯明"
-    assert bench.clean_text(verse, 70) == verse
-    table = "年份  人口  粮食  \n1950  120  33  \n1960  150  41  \n由此可见变化很大。"
-    assert bench.clean_text(table, 70) == "年份 人口 粮食\n1950 120 33\n1960 150 41\n由此可见变化很大。"
-
-
-@pytest.mark.parametrize(
-    ("raw", "clean"),
-    [
-        ("中国 古代 的科学 ，很发达 。", "中国古代的科学，很发达。"),
-        ("常用32P标记 DNA分子", "常用32P标记DNA分子"),
-        ("I was  happy  when  the toys worked .", "I was happy when the toys worked."),
-        ("the theater ’s door", "the theater’s door"),
-        ("已知 $x  = 1$ 是 方程", "已知 $x  = 1$ 是方程"),
-        ("作用是\u3000   \u3000。", "作用是____。"),
-        ("正确的是（ \u3000\u3000） ", "正确的是（　）"),
-        ("则 $M \\cap N=(\\quad)$", "则 $M \\cap N=$（　）"),
-        ("正确的是（ $)$", "正确的是（　）"),
-    ],
-)
-def test_spaces_and_blanks(raw: str, clean: str) -> None:
-    assert bench.clean_text(raw, 0) == clean
-
-
-def test_markers_of_the_analysis_go_and_the_conclusion_stays() -> None:
-    raw = "【分析】}\n先求导数。\n【详解】因为导数为正, 故 $\\mathrm{A}$ 正确;\n\n故选: $\\mathrm{A}$ 。\n"
-    raw += "【点评】本题考查导数的应用．\n第二节\n"
-    assert bench.clean_analysis(raw, 0, several=False) == "先求导数。\n因为导数为正, 故A正确;\n故选：A。"
-    assert bench.end_sentence("答案是三") == "答案是三。"
-    assert bench.end_sentence("故排除A项，") == "故排除A项，"
-
-
-def test_options_of_words_keep_the_spaces_between_the_words() -> None:
-    question = "依次填入横线上的词语，最恰当的是\nA．遐想 限制  B．联想 限定  C．遐想 限定  D．联想 限制\n"
-    assert bench.clean_choice(question, 0).split("\n")[1:] == [
-        "A．遐想 限制",
-        "B．联想 限定",
-        "C．遐想 限定",
-        "D．联想 限制",
-    ]
 
 
 # --- split and passages ---------------------------------------------------------------------------------------------
@@ -417,10 +338,10 @@ def test_a_related_passage_does_not_contain_the_answer(root: Path) -> None:
     save(root, "2016_Biology_MCQs", [leak], "GAOKAO-Bench-2016")
     result = bench.import_bench(root, passage_chars=(20, 400))
     (draft,) = [draft for draft in result.test if topic in draft.question]
-    assert bench.answer_text(draft) == right
+    assert related_passages.answer_text(draft) == right
     assert draft.passage
     assert right not in draft.passage
-    related, chance = bench.measure_leak([*result.train, *result.test])
+    related, chance = related_passages.measure_leak([*result.train, *result.test])
     assert related.items == 8
     assert related.p95 <= chance.p95 + 0.02
 
@@ -434,17 +355,6 @@ def test_own_passages_are_marked_as_leaking_and_none_are_empty(root: Path) -> No
     empty = bench.to_record(bench.import_bench(root, passages="none").train[0], "none").to_dict()
     assert (empty["课本内容"], empty["课外内容"], empty["passage_source"]) == ("", "", {"mode": "none"})
     assert "leaks" not in empty
-
-
-def test_exposition_drops_verdicts_and_words_about_the_item() -> None:
-    analysis = (
-        "A、血糖浓度升高时，胰岛素的分泌量增加，A正确；\nB．胰高血糖素能促进肝糖原分解为葡萄糖，故B错误；\n"
-        "本题考查血糖调节的有关知识和应用能力。\n故选：A。"
-    )
-    assert bench.exposition(analysis) == [
-        "血糖浓度升高时，胰岛素的分泌量增加。",
-        "胰高血糖素能促进肝糖原分解为葡萄糖。",
-    ]
 
 
 # --- filters --------------------------------------------------------------------------------------------------------
