@@ -342,31 +342,63 @@ def columns(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(character) in "WFA" else 1 for character in text)
 
 
-# The 467 passages written by hand for the bundled set reach .091 at most, and .02 once.
+def pad(text: str, width: int) -> str:
+    """The text with blanks behind it up to a printed width."""
+    return text + " " * (width - columns(text))
+
+
+# What counts as a leak. The 467 passages written by hand for the bundled set reach .091 at most, and .02 once.
 LEAK_BOUND = 0.1
-
-
 # Shorter answers occur in any passage on the subject.
 LEAK_SHORTEST = 4
 
 
-def answer_texts(record: Record) -> list[str]:
+def split_set(question: str, count: int) -> tuple[int, list[str]] | None:
+    """The parts of a set, several choice questions about one text, that are numbered one after the other.
+
+    Returns:
+        The number of the first, and `count` + 1 texts: the one before it, then each question without its number; `None`
+        where not each of them is found with options of its own.
+    """
+    for first in range(1, 80):
+        # From the end: the text before the questions may be numbered too.
+        parts: list[str] = []
+        before = question
+        for number in range(first + count - 1, first - 1, -1):
+            marks = [*re.finditer(rf"(?<![\d.])(?:{number}\s*[．.、](?!\d)|[（(]\s*{number}\s*[）)])", before)]
+            if not marks or split_options(before[marks[-1].end() :]) is None:
+                break
+            parts.append(before[marks[-1].end() :])
+            before = before[: marks[-1].start()]
+        else:
+            return first, [before, *reversed(parts)]
+    return None
+
+
+def answer_texts(record: Record) -> tuple[str, ...]:
     """What a passage must not contain: the keyed options' texts, each blank's filling, or the written answer as a whole.
 
-    Empty where nothing can be measured: shorter texts occur by chance, and key letters of several sub-questions name
-    options that belong to different ones.
+    Empty where nothing can be measured: a shorter text occurs by chance, and the key letters of a set name no options
+    where its questions are not found (`split_set`).
     """
-    if record.type in CHOICE_TYPES:
-        options = split_options(record.question) or {}
-        key = parse_key(record.answer[0]) if len(record.answer) == 1 else ""
-        texts = [options.get(letter, "") for letter in key]
-    elif record.type == "填空题":
-        texts = [piece for answer in record.answer for piece in re.split(r"[；;\n]", answer)]
+    return _answer_texts(record.type, record.question, record.answer)
+
+
+# A passage that is built sentence by sentence is measured again and again.
+@lru_cache(maxsize=16)
+def _answer_texts(kind: str, question: str, answers: tuple[str, ...]) -> tuple[str, ...]:
+    if kind in CHOICE_TYPES:
+        found = split_set(question, len(answers)) if len(answers) > 1 else (1, ["", question])
+        options = [split_options(part) or {} for part in found[1][1:]] if found else []
+        pairs = zip(options, answers, strict=False)
+        texts = [those.get(letter, "") for those, answer in pairs for letter in parse_key(answer)]
+    elif kind == "填空题":
+        texts = [piece for answer in answers for piece in re.split(r"[；;\n]", answer)]
     else:
-        texts = ["\n".join(record.answer)]
-    return [text for text in texts if len(normalize(text)) >= LEAK_SHORTEST]
+        texts = ["\n".join(answers)]
+    return tuple(text for text in texts if len(normalize(text)) >= LEAK_SHORTEST)
 
 
-def measure_leak(record: Record, *passages: str) -> float:
-    """How much of the answer the passages contain together, by `gaokao.checks.containment`: 0 to 1."""
+def leak_share(record: Record, *passages: str) -> float:
+    """How much of the answer the passages contain together, by `containment`: 0 to 1; a leak above LEAK_BOUND."""
     return max((containment(text, passages) for text in answer_texts(record)), default=0.0)

@@ -47,7 +47,7 @@ from gaokao.text import (
     Pair,
     answer_texts,
     columns,
-    measure_leak,
+    leak_share,
     near_duplicates,
     normalize,
     parse_key,
@@ -380,11 +380,11 @@ def _add_leak(report: Report, file: FileCounts, place: Finding, record: Record) 
         if not passage:
             file.empty[name] += 1
         elif measurable:
-            file.leaks[name].append(measure_leak(record, passage))
+            file.leaks[name].append(leak_share(record, passage))
     # A CSV has only texts.
     if str(record.extra.get(LEAKS, "")).lower() == "true":
         report.marked += 1
-    elif measurable and (share := measure_leak(record, *filter(None, passages.values()))) > LEAK_BOUND:
+    elif measurable and (share := leak_share(record, *filter(None, passages.values()))) > LEAK_BOUND:
         report.leaking.add({**place, "share": round(share, 4)})
 
 

@@ -56,7 +56,7 @@ from gaokao.records import (
     read_raw,
 )
 from gaokao.runs import write_json, write_text
-from gaokao.text import LEAK_BOUND, measure_leak
+from gaokao.text import LEAK_BOUND, leak_share
 
 # Part of the key of a result: raise it with the wording below, or results of the old wording pass for new ones.
 PROMPT_VERSION = 1
@@ -230,7 +230,7 @@ async def write_one(endpoint: Endpoint, record: Record) -> Passages:
             if best:
                 break
             raise
-        passages = Passages(textbook, outside, round(measure_leak(record, textbook, outside), 4))
+        passages = Passages(textbook, outside, round(leak_share(record, textbook, outside), 4))
         best = min(best or passages, passages, key=lambda one: one.leak)
         if not best.leaks:
             return best

@@ -2,21 +2,31 @@
 
 import random
 import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gaokao.records import Record, load_records
 from gaokao.text import (
+    LEAK_BOUND,
     Pair,
+    answer_texts,
+    columns,
     containment,
     fold,
     formulas,
     images,
+    leak_share,
     longest_common_substring,
     near_duplicates,
     near_duplicates_across,
     normalize,
+    pad,
     parse_key,
     split_options,
+    split_set,
 )
 
 OPTIONS = "A．生态系统的能量可以循环利用\nB．分解者只能是细菌\nC．食物链通常从生产者开始\nD．消费者不参与物质循环"
@@ -216,3 +226,72 @@ def test_normalize_and_fold_read_character_by_character() -> None:
     for text in ("e\u0301" * 40, "a" + "\u0300\u0316" * 40, "\ufdfa"):
         assert len(fold(text)) == len(text)
         assert len(normalize(text)) <= len(text)
+
+
+def test_a_text_is_padded_to_its_printed_width() -> None:
+    assert pad("甲a", 5) == "甲a  "
+    assert columns(pad("题型（组）", 13)) == 13
+    assert pad("甲乙丙", 4) == "甲乙丙"
+
+
+# --- leaks ----------------------------------------------------------------------------------------------------------
+
+KEYED = "把二氧化碳和水合成为糖类"
+CHOICE = Record(
+    "r0", "生物", "单选题", "",
+    question=f"第0题。下列属于叶绿体功能的是\nA．分解尿素\nB．{KEYED}\nC．储存胆汁\nD．过滤血液",
+    answer=("B",), analysis="叶绿体是光合作用的场所。故选B。",
+)  # fmt: skip
+SET = (
+    "读图，完成7～8题。\n7．叶绿体的作用是（　）\nA．分解尿素\nB．把二氧化碳和水合成为糖类\nC．储存胆汁\nD．过滤血液\n"
+    "8．细胞膜的支架是（　）\nA．纤维素和果胶\nB．磷脂双分子层\nC．糖原颗粒\nD．核糖核酸"
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "passage", "leak"),
+    [
+        ({}, "植物" + KEYED + "。", 1.0),
+        ({}, "植物把二氧化碳 和水，合成为糖类。", 1.0),
+        ({}, "肾脏过滤血液，胆囊储存胆汁。", 0.0),
+        ({"type": "多选题", "answer": ("BC",)}, "胆囊储存胆汁。", 1.0),
+        ({"type": "单选题", "answer": ("B", "A")}, KEYED, 0.0),
+        ({"question": SET, "answer": ("B", "B")}, "磷脂双分子层构成支架。", 1.0),
+        ({"question": SET, "answer": ("D", "B")}, KEYED + "，细胞壁有纤维素和果胶。", 0.0),
+        ({"type": "填空题", "answer": ("类囊体薄膜；暗反应",), "question": "场所是____，其后是____。"}, "在类囊体薄膜上", 1.0),
+        ({"type": "填空题", "answer": ("2",), "question": "共____种。"}, "共2种", 0.0),
+        (
+            {"type": "主观题", "answer": ("光照强度减弱使产生的ATP减少",), "question": "为什么？"},
+            "光照强度减弱使产量下降",
+            1 / 9,
+        ),
+    ],
+)  # fmt: skip
+def test_the_leak_is_the_share_of_the_answer_in_the_passages(
+    changes: dict[str, Any], passage: str, leak: float
+) -> None:
+    assert leak_share(replace(CHOICE, **changes), passage) == pytest.approx(leak, abs=0.02)
+
+
+def test_the_leak_counts_the_passages_together_and_the_worst_of_the_answers() -> None:
+    record = replace(CHOICE, type="多选题", answer=("BC",))
+    assert leak_share(record, KEYED[:10], KEYED[3:]) == 1.0
+    assert leak_share(record, KEYED[:9], "胆囊") == pytest.approx(2 / 5)
+
+
+def test_the_questions_of_a_set_are_found_by_their_numbers_and_options() -> None:
+    options = "\nA．甲\nB．乙\nC．丙\nD．丁\n"
+    assert split_set(f"1．材料一\n2．材料二\n（2）问{options}（3）又问{options}", 2) == (
+        2,
+        ["1．材料一\n2．材料二\n", f"问{options}", f"又问{options}"],
+    )
+    assert split_set(f"7．问{options}9．又问{options}", 2) is None
+    assert split_set(f"7．问\n8．又问{options}", 2) is None
+    assert split_set(f"1.5倍{options}2.5倍{options}", 2) is None
+    assert answer_texts(replace(CHOICE, answer=("B", "A"))) == ()
+
+
+def test_the_bundled_passages_are_below_the_bound() -> None:
+    for name in ("train.json", "test.json"):
+        for record in load_records(Path(__file__).resolve().parent.parent / "gaokao_data" / name):
+            assert leak_share(record, record.textbook, record.outside) <= LEAK_BOUND, record.id

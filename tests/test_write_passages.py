@@ -30,7 +30,6 @@ import pytest
 from gaokao.endpoint import OPENAI_PIN, MalformedError, check_url, read_key, retry_after
 from gaokao.errors import UserError
 from gaokao.records import load_records
-from gaokao.text import LEAK_BOUND, measure_leak
 from gaokao_data import write_passages as module
 from gaokao_data.write_passages import Summary, count_words, main, parse_passages, write_passages
 
@@ -728,40 +727,6 @@ def test_a_leaking_answer_is_kept_where_the_next_ones_are_malformed(
     server.faults = [Reply(body=completion(answer(TEXTBOOK_PART + KEYED))), Reply(body=completion("?")), Reply(400, {})]
     summary = run(source, out := tmp_path / "out.json", server, limit=1)
     assert summary.leaking == ["r0"] and not summary.failed and rows(out)[0]["leaks"] is True
-
-
-@pytest.mark.parametrize(
-    ("changes", "passage", "leak"),
-    [
-        ({}, "植物" + KEYED + "。", 1.0),
-        ({}, "植物把二氧化碳 和水，合成为糖类。", 1.0),
-        ({}, "肾脏过滤血液，胆囊储存胆汁。", 0.0),
-        ({"type": "多选题", "answer": "BC"}, "胆囊储存胆汁。", 1.0),
-        ({"type": "单选题", "answer": ["B", "A"]}, KEYED, 0.0),
-        (
-            {"type": "填空题", "answer": "类囊体薄膜；暗反应", "question": "场所是____，其后是____。"},
-            "在类囊体薄膜上",
-            1.0,
-        ),
-        ({"type": "填空题", "answer": "2", "question": "共____种。"}, "共2种", 0.0),
-        (
-            {"type": "主观题", "answer": "光照强度减弱使产生的ATP减少", "question": "为什么？"},
-            "光照强度减弱使产量下降",
-            1 / 9,
-        ),
-    ],
-)
-def test_the_leak_is_the_share_of_the_answer_in_the_passages(
-    changes: dict[str, Any], passage: str, leak: float, tmp_path: Path
-) -> None:
-    (record,) = load_records(write_items(tmp_path / "in.json", item(0, **changes)))
-    assert measure_leak(record, passage) == pytest.approx(leak, abs=0.02)
-
-
-def test_the_bundled_passages_are_below_the_bound() -> None:
-    for name in ("train.json", "test.json"):
-        for record in load_records(ROOT / "gaokao_data" / name):
-            assert measure_leak(record, record.textbook, record.outside) <= LEAK_BOUND, record.id
 
 
 # --- parsing --------------------------------------------------------------------------------------------------------
