@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gaokao import runs
+from gaokao.audit import summary_line
 from gaokao.chats import ChatPool, load_pool
 from gaokao.console import banner, last_lines, next_command, quiet_libraries
 from gaokao.errors import Interrupted, run_script
@@ -57,7 +58,7 @@ def train(resolved: Resolved, records: list[Record], pool: ChatPool, processes: 
         base = models.locate_base(*origin, Path(config.output.dir), say, config.model.trust_remote_code)
     models.require_context(base, config.train.max_length)
     tokenizer = models.load_tokenizer(base, config.model.trust_remote_code)
-    material = training.gather(
+    material = splits.gather(
         records,
         pool,
         tokenizer,
@@ -72,12 +73,10 @@ def train(resolved: Resolved, records: list[Record], pool: ChatPool, processes: 
     say(banner(resolved, device=named, base=kind, dtype=dtype, attention=attention))
     say(material.text(config.train.max_length))
     if processes.is_main_process:
-        from gaokao_data.check import summary_line
-
         say(summary_line(records, as_arguments(config.data.train)))
 
     # 2. New, from a checkpoint, or finished: the first process decides for all.
-    record = runs.new_record(
+    record = resume.new_record(
         config.model_dump(),
         decisive={
             "model.base": adapter.base_fingerprint[:16],
@@ -93,9 +92,9 @@ def train(resolved: Resolved, records: list[Record], pool: ChatPool, processes: 
         dtype=dtype._asdict(),
         attention=attention._asdict(),
     )
-    start = runs.Start()
+    start = resume.Start()
     if processes.is_main_process:
-        start = runs.plan_start(run, config.train.resume, record)
+        start = resume.plan_start(run, config.train.resume, record)
         say(f"start     {start.text}")
     (start,) = broadcast_object_list([start])
     if start.finished:
@@ -139,10 +138,10 @@ def train(resolved: Resolved, records: list[Record], pool: ChatPool, processes: 
 
     # 4. Train. The record stands there from the first step on: a resumed run is compared with it.
     record |= {"steps_planned": steps, "tokens": tokens, "spans": [*start.spans]}
-    if processes.is_main_process and (aside := runs.open_run(run, record, start)):
+    if processes.is_main_process and (aside := resume.open_run(run, record, start)):
         say(f"earlier   {aside}")
     processes.wait_for_everyone()
-    span = training.fit(trainer, start.checkpoint, steps, config.train.save_minutes)
+    span = training.run_training(trainer, start.checkpoint, steps, config.train.save_minutes)
     record |= {"steps": span.last_step, "history": trainer.state.log_history}
     record["spans"] += [span._asdict()] if span.tokens else []
     if not span.finished:

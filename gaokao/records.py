@@ -34,6 +34,8 @@ KEY_ALIASES = {
 }
 TEXTBOOK, OUTSIDE = "课本内容", "课外内容"
 RECORD_KEYS = ("id", "subject", "type", TEXTBOOK, OUTSIDE, "question", "answer", "analysis", "difficulty", "topic")
+# An extra key that is true where a passage is known to state the answer.
+LEAKS = "leaks"
 
 # The headers of the answer format. They stand here because a record must not contain such a line itself. Stars behind
 # the colon belong to the header only where it opened with stars and has not closed them: `**题干：** 甲`, not `题干：*甲`.

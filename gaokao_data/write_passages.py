@@ -45,6 +45,7 @@ from gaokao.endpoint import BACKOFF, RETRIES, Endpoint, MalformedError, RecordEr
 from gaokao.errors import Interrupted, UserError, elsewhere, faults_text, run_script
 from gaokao.prompts import Message
 from gaokao.records import (
+    LEAKS,
     CHAT_MARKER,
     HEADER,
     OUTSIDE,
@@ -106,7 +107,7 @@ GIVE_UP_AFTER = 20
 # A file name has 255 bytes on all usual file systems, and what lies beside OUT has a longer one.
 MAX_NAME_BYTES = 200
 
-PASSAGE_SOURCE, LEAKS = "passage_source", "leaks"
+PASSAGE_SOURCE = "passage_source"
 
 
 @dataclass(frozen=True)

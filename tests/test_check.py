@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from gaokao import audit
 from gaokao.audit import check_key_bias, key_bias
 from gaokao.checks import CHECKS, Item
 from gaokao.errors import MAX_FAULTS, UserError
@@ -224,7 +225,7 @@ def test_lengths_are_those_of_the_whole_example_and_compared_with_max_length(
     rows = [row(number) for number in range(4)]
     name = write(rows)
     config = tmp_path / "config.yaml"
-    lengths = sorted(check.characters(record) for record in load_records(name))
+    lengths = sorted(audit.characters(record) for record in load_records(name))
     config.write_text(f"train:\n  max_length: {lengths[-1] - 1}\n", encoding="utf-8")
     found = json.loads(run(name, "--json", "--config", str(config))[1])
     assert found["lengths"]["unit"] == "characters"
@@ -239,8 +240,8 @@ def test_lengths_are_those_of_the_whole_example_and_compared_with_max_length(
 
 
 def test_percentiles_are_nearest_ranks() -> None:
-    assert [check.percentile(range(1, 101), share) for share in (0, 0.05, 0.5, 0.95, 1)] == [1, 5, 50, 95, 100]
-    assert check.percentile([], 0.5) == 0
+    assert [audit.percentile(range(1, 101), share) for share in (0, 0.05, 0.5, 0.95, 1)] == [1, 5, 50, 95, 100]
+    assert audit.percentile([], 0.5) == 0
 
 
 def test_without_a_tokenizer_on_the_machine_lengths_are_characters_and_say_why(tmp_path: Path) -> None:
@@ -328,13 +329,13 @@ def test_near_duplicates_are_found_within_and_across_files(run: Run, write: Writ
 
 
 def test_many_copies_and_templates_cost_no_square_of_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = check.find_duplicates(["同一道题目的文字"] * 500)
+    found = audit.find_duplicates(["同一道题目的文字"] * 500)
     assert len(found.pairs) == 499
     assert found.left_out == ""
-    monkeypatch.setattr(check, "FIRST_SEARCH", 20)
-    monkeypatch.setattr(check, "MANY_PAIRS", 100)
+    monkeypatch.setattr(audit, "FIRST_SEARCH", 20)
+    monkeypatch.setattr(audit, "MANY_PAIRS", 100)
     template = "一辆汽车在平直公路上匀速行驶，司机发现前方有障碍物后立即刹车，求汽车刹车后的位移，初速度为每秒"
-    found = check.find_duplicates([f"{template}{number}米" for number in range(200)])
+    found = audit.find_duplicates([f"{template}{number}米" for number in range(200)])
     assert len(found.pairs) == 190
     assert "among the first 20 of 200 different questions" in found.left_out
 
@@ -342,7 +343,7 @@ def test_many_copies_and_templates_cost_no_square_of_pairs(monkeypatch: pytest.M
 def test_above_the_stated_size_the_duplicate_search_is_left_out_and_says_so(
     run: Run, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check, "DUPLICATE_CHARACTERS", 150)
+    monkeypatch.setattr(audit, "DUPLICATE_CHARACTERS", 150)
     code, text = run(write([row(0), row(0, id="copy"), row(1)]))
     assert code == 0
     assert "not searched: the questions have more than 150 characters" in text
@@ -364,9 +365,9 @@ def test_keys_that_favour_a_letter_or_the_longest_option_are_reported(run: Run, 
 
 def test_the_bounded_key_count_says_what_the_check_says_of_the_items_themselves() -> None:
     items = [Item.from_record(record) for record in load_records(BUNDLED[0])]
-    keys = Counter(key for item in items if (key := check._key_of(item)))
-    assert key_bias(check._stand_ins(keys)) == key_bias(items)
-    assert check_key_bias(check._stand_ins(keys)) == check_key_bias(items)
+    keys = Counter(key for item in items if (key := audit._key_of(item)))
+    assert key_bias(audit._stand_ins(keys)) == key_bias(items)
+    assert check_key_bias(audit._stand_ins(keys)) == check_key_bias(items)
 
 
 def test_passages_that_contain_the_answer_are_listed_unless_marked(run: Run, write: Write) -> None:
@@ -378,7 +379,7 @@ def test_passages_that_contain_the_answer_are_listed_unless_marked(run: Run, wri
     assert "1 records leak: their passages together contain more than 10% of the answer; 1 more are marked" in text
     assert f"leaks: {name}:1 (id item-0): 100% of the answer" in text
     found = json.loads(run(name, "--json")[1])
-    textbook, outside = (found["files"][0]["passages"][passage] for passage in check.PASSAGES)
+    textbook, outside = (found["files"][0]["passages"][passage] for passage in audit.PASSAGES)
     assert (textbook["measured"], textbook["empty"], textbook["most"]) == (3, 1, 1.0)
     assert textbook["above_0"] == pytest.approx(1 / 3)
     assert (textbook["median"], textbook["p95"]) == (0.0, 1.0)
@@ -418,7 +419,7 @@ def test_the_bundled_sets_have_no_fault_no_failing_check_and_no_near_duplicate(r
 
 def test_the_line_for_the_training_script_names_what_fails_and_where_to_look() -> None:
     record = Record("a", "生物", "单选题", "", "", row(0)["question"], ("B",), row(0)["analysis"])
-    line = check.summary_line([record, record], "my.json")
+    line = audit.summary_line([record, record], "my.json")
     assert line == (
         "checks    2 of 2 records fail a hard check (key agrees 2); 1 near-duplicate pair; "
         "python -m gaokao_data.check my.json shows them"
@@ -429,11 +430,11 @@ def test_the_line_for_the_training_script_is_short_on_good_records_and_looks_at_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     records = load_records(BUNDLED[0])
-    assert check.summary_line(records) == (
+    assert audit.summary_line(records) == (
         f"checks    {len(records)} records pass every hard check; no near-duplicates"
     )
-    monkeypatch.setattr(check, "SUMMARY_RECORDS", 5)
+    monkeypatch.setattr(audit, "SUMMARY_RECORDS", 5)
     bad = Record("a", "生物", "单选题", "", "", row(0)["question"], ("B",), row(0)["analysis"])
-    many = check.summary_line([*records[:5], bad])
+    many = audit.summary_line([*records[:5], bad])
     assert many == "checks    the first 5 of 6 records pass every hard check; no near-duplicates"
-    assert check.summary_line([*records[:4], bad, bad]).startswith("checks    1 of the first 5 of 6 records fail")
+    assert audit.summary_line([*records[:4], bad, bad]).startswith("checks    1 of the first 5 of 6 records fail")
