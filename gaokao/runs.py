@@ -12,9 +12,9 @@ import time
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, Timeout, lock_descriptor
 from safetensors import SafetensorError, safe_open
 
 from gaokao.errors import UserError, faults_text
@@ -100,6 +100,113 @@ def lock(folder: Path, what: str) -> Iterator[None]:
     finally:
         holder.unlink(missing_ok=True)
         guard.release()
+
+
+class Journal:
+    """Finished work as JSON Lines: each row is a whole line on the disk before `add` returns, and is there when opened again.
+
+    A process that is killed leaves whole lines and at most the beginning of one more, which is cut off on opening. No
+    other process can open the file meanwhile; a killed one holds nothing. A journal without rows leaves no file.
+    """
+
+    def __init__(self, path: Path, remedy: str = "choose another place") -> None:
+        """Open the file, which need not be there, and read its rows.
+
+        Args:
+            path: its folder must exist.
+            remedy: what a user can do where the file cannot be written, for the message.
+
+        Raises:
+            UserError: it cannot be written to, or another process has it open.
+        """
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+        """What earlier runs have left and what this one has added."""
+        self.damaged: list[int] = []
+        """Numbers, from 1, of lines that hold no JSON object; they stay in the file."""
+        try:
+            # Unbuffered, so that each line is one write; a file opened to append is not cut off.
+            self._file = path.open("a+b", buffering=0)
+            try:
+                self._lock()
+                self._read()
+            except BaseException:
+                self._file.close()
+                raise
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written to ({error.strerror}); {remedy}") from None
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append a row.
+
+        Raises:
+            UserError: the disk is full; the rows before are kept.
+        """
+        line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
+        whole = os.fstat(self._file.fileno()).st_size
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                # Or the next row would be glued to half a line.
+                self._file.truncate(whole)
+            raise UserError(
+                f"{self.path}: cannot be written to ({error.strerror}); make room on that disk, the rows before are kept"
+            ) from None
+        self.rows.append(row)
+
+    def discard(self) -> None:
+        """Forget all rows, which stand elsewhere by now; the file goes when the journal is closed."""
+        self._file.truncate(0)
+        self.rows.clear()
+
+    def close(self) -> None:
+        """Close the file, and remove it where it is empty."""
+        if self._file.closed:
+            return
+        empty = os.fstat(self._file.fileno()).st_size == 0
+        # While it is locked, so that it is not another process's by then; but Windows removes no file that is open.
+        if empty and os.name != "nt":
+            self.path.unlink(missing_ok=True)
+        self._file.close()
+        if empty and os.name == "nt":
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+
+    def _lock(self) -> None:
+        try:
+            free = lock_descriptor(self._file.fileno(), blocking=False)
+        except OSError:
+            # A file system without locks: the work is worth doing all the same.
+            free = True
+        # The other process may have removed it after it was opened here.
+        if not free or os.fstat(self._file.fileno()).st_nlink == 0:
+            raise UserError(f"{self.path}: another process is writing to it; wait for it or stop it")
+
+    def _read(self) -> None:
+        self._file.seek(0)
+        content = self._file.readall()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            self._file.truncate(whole)
+        # Not at what str.splitlines takes for an end of a line; JSON leaves U+2028 in a text.
+        for number, line in enumerate(content[:whole].split(b"\n")[:-1], 1):
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            if isinstance(row, dict):
+                self.rows.append(row)
+            else:
+                self.damaged.append(number)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 def set_aside(path: Path, unless_only: Iterable[str] = ()) -> Path | None:
