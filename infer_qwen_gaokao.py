@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
     resolved = load_config(argv, prog="infer_qwen_gaokao.py", shortcuts={"generate.adapter": "adapter"})
     config = resolved.config
     require_one_process()
-    records = load_records(config.data.test, purpose="generate")[: config.generate.limit]
+    records = load_records(config.data.test, "generate", "data.test")[: config.generate.limit]
     require_device(resolved)
     adapter = adapter_folder(config)
     require_adapter(adapter)

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from gaokao.errors import UserError
+from gaokao.errors import Errors, UserError, shown
 from gaokao.prompts import Example, Message
 from gaokao.records import CHAT_MARKER
-from gaokao.sources import FORMATS, Faults, Raw, Spec, read_raw, spec_text
+from gaokao.sources import FORMATS, Raw, Spec, collect_errors, read_raw, spec_text
 
 ROLES = ("system", "user", "assistant")
 FORM = '{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}'
@@ -50,11 +50,11 @@ class Mixed:
         short = f" ({wanted} were wanted)" if used < wanted else ""
         return (
             f"{used} general chats{short} of {available} in {spec_text(self.record['file'])} mixed in, "
-            f"{self.record['tokens']} tokens; {self.record['overlong']} over-long ones left out"
+            f"{self.record['tokens']} tokens; {self.record['overlong']} left out as too long"
         )
 
 
-def load_pool(spec: Spec | None, ratio: float, records: int, seed: int) -> ChatPool:
+def load_pool(spec: Spec | None, ratio: float, records: int, seed: int, option: str = "") -> ChatPool:
     """Validate a data set of chats and draw from it at random, in memory that depends on what is drawn only.
 
     Args:
@@ -62,73 +62,67 @@ def load_pool(spec: Spec | None, ratio: float, records: int, seed: int) -> ChatP
         ratio: chats per record.
         records: number of records in the training data.
         seed: of the draw.
+        option: what names the data set on the command line, for messages.
 
     Raises:
-        UserError: a source cannot be read or holds faulty entries: all of them, each with place and remedy.
+        UserError: a source cannot be read, holds no chats, or bad ones: all of them, each with place and remedy.
     """
     if spec is None or ratio == 0:
         return ChatPool()
-    faults, digest = Faults(), hashlib.sha256()
-    available = 0
+    digest, available = hashlib.sha256(), 0
 
-    def valid() -> Iterator[tuple[float, int, Example]]:
+    def valid(errors: Errors[str]) -> Iterator[tuple[float, int, Example]]:
         nonlocal available
         draw = random.Random(seed)
         for raw in read_raw(spec):
             example, found = parse_chat(raw)
-            faults.add(*found)
+            errors.add(*found)
             if example is not None:
                 digest.update(json.dumps(example, ensure_ascii=False, sort_keys=True).encode() + b"\n")
                 available += 1
                 yield draw.random(), available, example
 
-    try:
-        drawn = heapq.nsmallest(SPARE * math.ceil(ratio * records), valid())
-    except UserError as error:
-        if not faults.count:
-            raise
-        faults.add(str(error))
-    if faults.count:
-        raise UserError(faults.text(spec))
-    if not available:
-        raise UserError(f"{spec_text(spec)}: holds no chats; {FORMATS}, each {FORM}")
+    with collect_errors(spec, option) as errors:
+        drawn = heapq.nsmallest(SPARE * math.ceil(ratio * records), valid(errors))
+        if not available and not errors.count:
+            raise UserError(f"{spec_text(spec)}: holds no chats; {FORMATS}, each {FORM}")
     return ChatPool(spec, [example for _, _, example in drawn], available, digest.hexdigest())
 
 
 def parse_chat(raw: Raw) -> tuple[Example | None, list[str]]:
-    """Validate one entry; return it as prompt and completion, or `None` and every fault with place and remedy."""
-    if raw.fault:
-        return None, [f"{raw.where}: {raw.fault}"]
+    """Validate one entry; return it as prompt and completion, or `None` and every error with place and remedy."""
+    if raw.problem:
+        return None, [f"{raw.where}: {raw.problem}"]
     messages = raw.value.get("messages") if isinstance(raw.value, dict) else None
     if not isinstance(messages, list) or not messages:
-        found = f"keys {', '.join(map(str, raw.value)) or 'none'}" if isinstance(raw.value, dict) else _shown(raw.value)
+        found = f"keys {', '.join(map(str, raw.value)) or 'none'}" if isinstance(raw.value, dict) else shown(raw.value)
         if messages is not None:
-            found = f"messages {_shown(messages)}"
-        return None, [f"{raw.where}: has {found}, no list of messages; data.mix is written {FORM}"]
+            found = f"messages {shown(messages)}"
+        return None, [f"{raw.where}: has {found}, no list of messages; a chat is written {FORM}"]
     turns: list[Message] = []
-    faults: list[str] = []
+    errors: list[str] = []
     for number, message in enumerate(messages, 1):
         role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
         if role not in ROLES:
-            faults.append(f"message {number} has the role {_shown(role)}; it must be one of {' '.join(ROLES)}")
+            errors.append(f"message {number} has the role {shown(role)}; it must be one of {' '.join(ROLES)}")
         elif role == "system" and number > 1:
-            faults.append(f"message {number} is a system turn; only the first can be, remove it")
+            errors.append(f"message {number} is a system turn; only the first can be, remove it")
         elif not isinstance(content, str) or not content.strip():
-            faults.append(
-                f"message {number} ({role}) has the content {_shown(content)}; it must be a text that is not empty"
+            errors.append(
+                f"message {number} ({role}) has the content {shown(content)}; it must be a text that is not empty"
             )
         elif marker := CHAT_MARKER.search(content):
-            faults.append(f"message {number} ({role}) contains the chat marker {marker.group()}; remove it")
+            errors.append(f"message {number} ({role}) contains the chat marker {marker.group()}; remove it")
         else:
             turns.append({"role": role, "content": content})
-    if not faults and turns[-1]["role"] != "assistant":
-        faults.append(
+    if not errors and turns[-1]["role"] != "assistant":
+        errors.append(
             f"ends in a turn of {turns[-1]['role']}; the last turn is what is learnt and must be the assistant's"
         )
-    if not faults and all(turn["role"] != "user" for turn in turns):
-        faults.append("has no turn of user; the assistant must have something to answer")
-    if faults:
-        return None, [f"{raw.where}: {fault}" for fault in faults]
+    if not errors and all(turn["role"] != "user" for turn in turns):
+        errors.append("has no turn of user; the assistant must have something to answer")
+    if errors:
+        return None, [f"{raw.where}: {error}" for error in errors]
     return {"prompt": turns[:-1], "completion": turns[-1:]}, []
 
 
@@ -172,8 +166,3 @@ def choose(pool: ChatPool, wanted: int, length: Callable[[Example], int], max_le
         "tokens": tokens,
     }
     return Mixed(examples, record)
-
-
-def _shown(value: Any, limit: int = 40) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= limit else text[:limit] + "…"

@@ -1,21 +1,25 @@
 """One way to fail: a user's mistake is a message and exit code 2, a bug keeps its traceback."""
 
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 USER_ERROR_EXIT_CODE = 2
 # What a shell reports of a command that SIGPIPE ended, as it ends `cat` in `cat FILE | head`.
 BROKEN_PIPE_EXIT_CODE = 141
-# Faults named in one message; a file of another kind can have a fault in each of its million lines.
+# Errors named in one message; a file of another kind can have an error in each of its million lines.
 MAX_FAULTS = 50
+
+T = TypeVar("T")
 
 PROJECT = Path(__file__).resolve().parent.parent
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: the text names place, value found and remedy."""
+    """A mistake that the user can fix: the text names place, value found and remedy."""
 
 
 class Interrupted(UserError):
@@ -23,8 +27,44 @@ class Interrupted(UserError):
 
 
 def faults_text(title: str, faults: Sequence[str]) -> str:
-    """One message for many faults, so that a user mends all of them in one go."""
+    """One message for many errors, so that a user fixes all of them in one go."""
     return "\n".join([title, *(f"  - {fault}" for fault in faults)])
+
+
+class Errors(Generic[T]):
+    """Errors or other findings: all are counted, the first `limit` are kept (`None`: all)."""
+
+    def __init__(self, limit: int | None = MAX_FAULTS) -> None:
+        self.limit = limit
+        self.count = 0
+        self.entries: list[T] = []
+
+    def add(self, *entries: T) -> None:
+        """Count the entries, and keep those that there is room for."""
+        self.count += len(entries)
+        self.entries += entries if self.limit is None else entries[: max(0, self.limit - len(self.entries))]
+
+    @property
+    def rest(self) -> int:
+        """How many were counted only."""
+        return self.count - len(self.entries)
+
+    def text(self, title: str) -> str:
+        """One message for all of them."""
+        more = [f"and {self.rest:,} more; fix these and run it again"] if self.rest else []
+        return faults_text(title, [*map(str, self.entries), *more])
+
+
+def shown(value: Any, limit: int = 40) -> str:
+    """A value as JSON writes it, cut to `limit` characters, for a message."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= limit else text[:limit] + "…"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, at most 200 characters; the name of its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
 
 
 def elsewhere(path: str | Path) -> str:

@@ -1,7 +1,7 @@
 """What a record is: one question with the passages it is made from. Load, validate, fingerprint.
 
-A data set is one file or several, of JSON, JSON Lines, CSV or Parquet (`gaokao.sources`). All faults are reported
-together; nothing is trained or generated until they are mended.
+A data set is one file or several, of JSON, JSON Lines, CSV or Parquet (`gaokao.sources`). All errors are reported
+together; nothing is trained or generated until they are fixed.
 """
 
 import hashlib
@@ -11,10 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from gaokao.errors import UserError
-from gaokao.sources import FORMATS, Faults, Spec, spec_text
-from gaokao.sources import Raw as Raw
-from gaokao.sources import read_raw as read_raw
+from gaokao.errors import UserError, shown
+from gaokao.sources import FORMATS, Raw, Spec, collect_errors, read_raw, spec_text
 
 SUBJECTS = ("语文", "数学", "英语", "物理", "化学", "生物", "政治", "历史", "地理")
 TYPES = ("单选题", "多选题", "填空题", "主观题")
@@ -34,6 +32,8 @@ KEY_ALIASES = {
 }
 TEXTBOOK, OUTSIDE = "课本内容", "课外内容"
 RECORD_KEYS = ("id", "subject", "type", TEXTBOOK, OUTSIDE, "question", "answer", "analysis", "difficulty", "topic")
+# Where a table has its options in columns of their own, they are called 选项A, 选项B and so on, or A, B and so on.
+OPTION_KEYS = {letter: f"选项{letter}" for letter in "ABCDEFGH"}
 # An extra key that is true where a passage is known to state the answer.
 LEAKS = "leaks"
 
@@ -140,125 +140,152 @@ def split_answers(text: str) -> tuple[str, ...]:
 
 
 def parse_record(raw: Raw, position: int, purpose: Purpose) -> tuple[Record | None, list[str]]:
-    """Validate one entry; return the record, or `None` and every fault with place, value found and remedy.
+    """Validate one entry; return the record, or `None` and every error with place, value found and remedy.
 
     Args:
         raw: the entry.
         position: its number in the file from 0, part of the id of a record that has none.
         purpose: `train` asks for question, answer and analysis, `generate` does not.
     """
-    if raw.fault:
-        return None, [f"{raw.where}: {raw.fault}"]
+    if raw.problem:
+        return None, [f"{raw.where}: {raw.problem}"]
     if not isinstance(raw.value, dict):
-        return None, [f"{raw.where}: is {_shown(raw.value)} instead of an object with keys; write a record"]
+        return None, [f"{raw.where}: is {shown(raw.value)} instead of an object with keys; write a record"]
     row: dict[str, Any] = {}
-    faults: list[str] = []
+    errors: list[str] = []
+    # A letter alone may be anything; from A on they are options.
+    aliases = KEY_ALIASES | (OPTION_KEYS if "A" in raw.value else {})
     for key, value in raw.value.items():
-        name = KEY_ALIASES.get(str(key), str(key))
+        name = aliases.get(str(key), str(key))
         if name in row:
-            faults.append(f"{key} and {name} are the same key, given twice; keep one")
+            errors.append(f"{key} and {name} are the same key, given twice; keep one")
         row[name] = value
 
     def text(key: str, *, needed: bool, empty: bool = False) -> str:
         value = row.get(key)
-        shown = next((f"{key} ({alias})" for alias, name in KEY_ALIASES.items() if name == key), key)
+        label = next((f"{key} ({alias})" for alias, name in KEY_ALIASES.items() if name == key), key)
         if value is None:
             if needed:
-                faults.append(f"{shown} is missing; add it{' (an empty text means none)' if empty else ''}")
+                errors.append(f"{label} is missing; add it{' (an empty text means none)' if empty else ''}")
             return ""
         if not isinstance(value, str):
-            faults.append(f"{shown} is {_shown(value)}; it must be a text")
+            errors.append(f"{label} is {shown(value)}; it must be a text")
             return ""
         value = value.strip()
         if not value and needed and not empty:
-            faults.append(f"{shown} is empty; write it, or remove the record")
-        return _checked(shown, value, faults)
+            errors.append(f"{label} is empty; write it, or remove the record")
+        return _checked(label, value, errors)
 
     train = purpose == "train"
-    subject = _one_of("subject (科目)", row.get("subject"), SUBJECTS, {}, faults)
-    kind = _one_of("type (题型)", row.get("type"), TYPES, TYPE_ALIASES, faults)
+    subject = _one_of("subject (科目)", row.get("subject"), SUBJECTS, {}, errors)
+    kind = _one_of("type (题型)", row.get("type"), TYPES, TYPE_ALIASES, errors)
     textbook = text(TEXTBOOK, needed=True, empty=True)
     outside = text(OUTSIDE, needed=False)
-    question = text("question", needed=train)
+    options = {letter: text(key, needed=False) for letter, key in OPTION_KEYS.items()}
+    question = text("question", needed=train or any(options.values()))
+    question = _with_options(question, options, kind, errors)
     analysis = text("analysis", needed=train)
-    answer = _answer(row.get("answer"), train, faults)
-    difficulty = row.get("difficulty")
-    if difficulty is None or (isinstance(difficulty, str) and not difficulty.strip()):
-        difficulty = ""
-    else:
-        difficulty = _one_of("difficulty (难度)", difficulty, DIFFICULTIES, DIFFICULTY_ALIASES, faults, optional=True)
+    answer = _answer(row.get("answer"), train, errors)
+    difficulty = _one_of(
+        "difficulty (难度)", row.get("difficulty"), DIFFICULTIES, DIFFICULTY_ALIASES, errors, optional=True
+    )
     topic = text("topic", needed=False)
     if len(topic) > TOPIC_CHARS or len(topic.splitlines()) > 1:
-        faults.append(f"topic (知识点) is {_shown(topic)}; it must be one line of at most {TOPIC_CHARS} characters")
+        errors.append(f"topic (知识点) is {shown(topic)}; it must be one line of at most {TOPIC_CHARS} characters")
     identity = row.get("id")
     if identity is None or identity == "":
         digest = hashlib.sha256(json.dumps(row, ensure_ascii=False, sort_keys=True).encode()).hexdigest()[:8]
         identity = f"{position:05d}-{digest}"
     elif not isinstance(identity, str | int) or isinstance(identity, bool):
-        faults.append(f"id is {_shown(identity)}; it must be a text")
-    if faults:
-        return None, [f"{raw.where} (id {identity}): {fault}" for fault in faults]
-    extra = {key: value for key, value in row.items() if key not in RECORD_KEYS}
+        errors.append(f"id is {shown(identity)}; it must be a text")
+    if errors:
+        return None, [f"{raw.where} (id {identity}): {error}" for error in errors]
+    extra = {key: value for key, value in row.items() if key not in (*RECORD_KEYS, *OPTION_KEYS.values())}
     texts = (subject, kind, textbook, outside, question, answer, analysis, difficulty, topic)
     return Record(str(identity), *texts, extra), []
 
 
+def _with_options(question: str, options: dict[str, str], kind: str, errors: list[str]) -> str:
+    """The question with the options from keys of their own behind it; empty ones at the end are none."""
+    given = [letter for letter, text in options.items() if text]
+    if not given or not question:
+        return question
+    # That room knows what a record is, so it cannot be imported before this one is complete.
+    from gaokao.text import split_options
+
+    wanted = list(options)[: len(given)]
+    if given != wanted:
+        gap = next(letter for letter in wanted if letter not in given)
+        errors.append(f"选项{gap} is empty or missing, but 选项{given[-1]} is not; write it, or move the others up")
+    elif kind in CHOICE_TYPES and len(given) < 4:
+        errors.append(f"has only the option(s) {' '.join(given)}; write 选项A to 选项D, as a {kind} needs them")
+    elif split_options(question):
+        errors.append("question (题干) holds options, and 选项A and so on hold options too; keep one of the two")
+    marks = [re.match(rf"[(（]?{letter}[ \t]*[．.、:：)）][ \t]*", options[letter]) for letter in given]
+    # Some write the letter into the cell as well.
+    starts = [mark.end() if mark else 0 for mark in marks] if all(marks) else [0] * len(given)
+    lines = [f"{letter}．{options[letter][start:]}" for letter, start in zip(given, starts, strict=True)]
+    return "\n".join([question, *lines])
+
+
 def _one_of(
-    shown: str,
+    label: str,
     value: Any,
     choices: tuple[str, ...],
     aliases: dict[str, str],
-    faults: list[str],
+    errors: list[str],
     *,
     optional: bool = False,
 ) -> str:
     if isinstance(value, str):
         name = aliases.get(value.strip(), value.strip())
-        if name in choices:
+        if name in choices or (optional and not name):
             return name
-    found = "is missing" if value is None else f"is {_shown(value)}"
+    elif optional and value is None:
+        return ""
+    found = "is missing" if value is None else f"is {shown(value)}"
     other = ", or leave it out" if optional else ""
-    faults.append(f"{shown} {found}; it must be one of {' '.join([*choices, *aliases])}{other}")
+    errors.append(f"{label} {found}; it must be one of {' '.join([*choices, *aliases])}{other}")
     return ""
 
 
-def _answer(value: Any, needed: bool, faults: list[str]) -> tuple[str, ...]:
-    shown = "answer (参考答案)"
+def _answer(value: Any, needed: bool, errors: list[str]) -> tuple[str, ...]:
+    label = "answer (参考答案)"
     if value is None or value == "" or value == []:
         if needed:
-            faults.append(f"{shown} is {'missing' if value is None else 'empty'}; write it, or remove the record")
+            errors.append(f"{label} is {'missing' if value is None else 'empty'}; write it, or remove the record")
         return ()
     parts = value if isinstance(value, list) else [value]
     if not all(isinstance(part, str) for part in parts):
-        faults.append(f"{shown} is {_shown(value)}; it must be a text, or a list of texts, one per sub-question")
+        errors.append(f"{label} is {shown(value)}; it must be a text, or a list of texts, one per sub-question")
         return ()
     given = tuple(_unix(part.strip()) for part in parts)
     # One canonical form, so that parse(render(record)) gives it back whichever way the file spelt it.
     answer = split_answers(join_answers(given))
     if not all(given):
-        faults.append(f"{shown} holds an empty text: {_shown(value)}; write it, or remove the record")
+        errors.append(f"{label} holds an empty text: {shown(value)}; write it, or remove the record")
     elif not all(answer):
-        faults.append(
-            f"{shown} has nothing behind （{answer.index('') + 1}）: {_shown(value)}; write that sub-answer, or take "
+        errors.append(
+            f"{label} has nothing behind （{answer.index('') + 1}）: {shown(value)}; write that sub-answer, or take "
             "its number out"
         )
     elif len(given) > 1 and answer != given:
-        faults.append(
-            f"{shown} has a line in one of its texts that begins like the next sub-answer: {_shown(value)}; number "
+        errors.append(
+            f"{label} has a line in one of its texts that begins like the next sub-answer: {shown(value)}; number "
             "lines within a text in another way, such as ① or 1."
         )
     for part in answer:
-        _checked(shown, part, faults)
+        _checked(label, part, errors)
     return answer
 
 
-def _checked(shown: str, value: str, faults: list[str]) -> str:
+def _checked(label: str, value: str, errors: list[str]) -> str:
     value = _unix(value)
     if found := CHAT_MARKER.search(value):
-        faults.append(f"{shown} contains the chat marker {found.group()}, which would end the turn; remove it")
+        errors.append(f"{label} contains the chat marker {found.group()}, which would end the turn; remove it")
     if found := HEADER.search(value):
-        faults.append(
-            f"{shown} has a line that begins with {found.group().strip()!r}, a header of the answer; reword it"
+        errors.append(
+            f"{label} has a line that begins with {found.group().strip()!r}, a header of the answer; reword it"
         )
     return value
 
@@ -267,39 +294,31 @@ def _unix(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _shown(value: Any, limit: int = 40) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= limit else text[:limit] + "…"
-
-
-def load_records(spec: Spec, purpose: Purpose = "train") -> list[Record]:
+def load_records(spec: Spec, purpose: Purpose = "train", option: str = "") -> list[Record]:
     """Read and validate one data file, or several, a folder, or a dataset on the hub (`gaokao.sources`).
 
+    Args:
+        spec: what is read.
+        purpose: as for `parse_record`.
+        option: what names the data on the command line, such as `data.train`, for messages.
+
     Raises:
-        UserError: a source cannot be read, or holds faulty records: all of them, each with place and remedy.
+        UserError: a source cannot be read, holds no records, or bad ones: all of them, each with place and remedy.
     """
     records: list[Record] = []
-    faults = Faults()
     seen: dict[str, str] = {}
-    try:
+    with collect_errors(spec, option) as errors:
         for position, raw in enumerate(read_raw(spec)):
             record, found = parse_record(raw, position, purpose)
-            faults.add(*found)
+            errors.add(*found)
             if record is None:
                 continue
             if record.id in seen:
-                faults.add(f"{raw.where} (id {record.id}): the id is also that of {seen[record.id]}; give it another")
+                errors.add(f"{raw.where} (id {record.id}): the id is also that of {seen[record.id]}; give it another")
             seen.setdefault(record.id, raw.where)
             records.append(record)
-    except UserError as error:
-        # The only file breaks off: what was wrong above the break is worth as much as the break.
-        if not faults.count:
-            raise
-        faults.add(str(error))
-    if faults.count:
-        raise UserError(faults.text(spec))
-    if not records:
-        raise UserError(f"{spec_text(spec)}: holds no records; {FORMATS}")
+        if not records and not errors.count:
+            raise UserError(f"{spec_text(spec)}: holds no records; {FORMATS}")
     return records
 
 

@@ -16,10 +16,11 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gaokao.errors import MAX_FAULTS, UserError, elsewhere, faults_text
+from gaokao.errors import Errors, UserError, elsewhere, first_line
 
 Spec = str | Path | Sequence[str | Path]
 """One file, folder or `hub:owner/name[:split]`, or several of them."""
@@ -49,34 +50,38 @@ class Raw(NamedTuple):
 
     where: str
     value: Any = None
-    fault: str = ""
+    problem: str = ""
 
 
-class Faults:
-    """What is wrong with a data set: the first `MAX_FAULTS` in words, the rest as a number."""
+@contextmanager
+def collect_errors(spec: Spec, option: str = "") -> Iterator[Errors[str]]:
+    """Errors that are added while a data set is read, raised together at the end, with that at which it breaks off.
 
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        self.count = 0
+    Args:
+        spec: what is read.
+        option: the option that names it, such as `data.train`, for the head of the message.
 
-    def add(self, *texts: str) -> None:
-        """Add faults, each with its place and remedy."""
-        self.count += len(texts)
-        self.texts += texts[: max(0, MAX_FAULTS - len(self.texts))]
-
-    def text(self, spec: Spec) -> str:
-        """One message for all of them."""
-        more = self.count - len(self.texts)
-        rest = [f"and {more} more; mend these and run it again"] if more else []
-        return faults_text(f"{spec_text(spec)}: {self.count} fault(s) in the records:", [*self.texts, *rest])
+    Raises:
+        UserError: at the end, for all of them.
+    """
+    errors, name = Errors[str](), f"{option} = " if option else ""
+    try:
+        yield errors
+    except UserError as error:
+        if not errors.count:
+            raise UserError(f"{name}{error}") from None
+        # The only file breaks off: what was wrong above the break is worth as much as the break.
+        errors.add(str(error))
+    if errors.count:
+        raise UserError(errors.text(f"{name}{spec_text(spec)}: {errors.count:,} error(s) in the records:"))
 
 
 class _UnreadableError(Exception):
     """A source, or its rest, cannot be read."""
 
-    def __init__(self, where: object, fault: str) -> None:
-        super().__init__(where, fault)
-        self.where, self.fault = str(where), fault
+    def __init__(self, where: object, problem: str) -> None:
+        super().__init__(where, problem)
+        self.where, self.problem = str(where), problem
 
 
 def spec_text(spec: Spec) -> str:
@@ -93,7 +98,7 @@ def as_arguments(spec: Spec) -> str:
 def read_raw(spec: Spec) -> Iterator[Raw]:
     """Yield the entries of one source or several, in the order given; the files of a folder by name.
 
-    A source that cannot be read to its end is an entry with a fault where it is one of several, so that the others are
+    A source that cannot be read to its end is an entry with a problem where it is one of several, so that the others are
     checked as well.
 
     Raises:
@@ -112,8 +117,8 @@ def read_raw(spec: Spec) -> Iterator[Raw]:
             yield from _read_source(source)
         except _UnreadableError as error:
             if len(sources) == 1:
-                raise UserError(f"{error.where}: {error.fault}") from None
-            yield Raw(error.where, fault=error.fault)
+                raise UserError(f"{error.where}: {error.problem}") from None
+            yield Raw(error.where, problem=error.problem)
 
 
 def _expand(parts: Iterable[str | Path]) -> list[str | Path]:
@@ -152,12 +157,12 @@ def _read_source(source: str | Path) -> Iterator[Raw]:
     except FileNotFoundError:
         raise _UnreadableError(
             source,
-            "there is no such data file; set data.train, data.test or data.mix in config.yaml (a dataset on the hub is "
-            f"written {HUB}owner/name){elsewhere(source)}",
+            f"there is no such data file; check the name (a dataset on the hub is written {HUB}owner/name)"
+            f"{elsewhere(source)}",
         ) from None
     except OSError as error:
-        fault = f"cannot be read ({error.strerror or error}); check the file and its permissions"
-        raise _UnreadableError(source, fault) from None
+        problem = f"cannot be read ({error.strerror or error}); check the file and its permissions"
+        raise _UnreadableError(source, problem) from None
 
 
 def _listing(folder: Path) -> str:
@@ -178,14 +183,14 @@ def _text_lines(path: Path) -> Iterator[str]:
                 text = line.decode("utf-8")
             except UnicodeDecodeError as error:
                 if error.reason == "unexpected end of data" and error.end == len(line):
-                    fault = "ends in the middle of a character: the file is cut off; copy or download it again"
+                    problem = "ends in the middle of a character: the file is cut off; copy or download it again"
                 elif ascii_so_far and _is_chinese_in_gb18030(line):
-                    fault = f"is not UTF-8 but looks like GB18030/GBK; {_conversion(path, 'GB18030')}"
+                    problem = f"is not UTF-8 but looks like GB18030/GBK; {_conversion(path, 'GB18030')}"
                 else:
-                    fault = (
-                        f"is not UTF-8 (byte {error.start + 1} of the line); mend the line, or save the file as UTF-8"
+                    problem = (
+                        f"is not UTF-8 (byte {error.start + 1} of the line); fix the line, or save the file as UTF-8"
                     )
-                raise _UnreadableError(f"{path}:{number}", fault) from None
+                raise _UnreadableError(f"{path}:{number}", problem) from None
             ascii_so_far = ascii_so_far and text.isascii()
             yield text
 
@@ -216,9 +221,9 @@ def _read_json(path: Path) -> Iterator[Raw]:
 
 
 def _read_list(path: Path, line: int, text: str) -> Iterator[Raw]:
-    rows, fault, offset = _parse_json(text)
-    if fault:
-        raise _UnreadableError(f"{path}:{line + offset}", f"{fault}; mend it, or copy or download the file again")
+    rows, problem, offset = _parse_json(text)
+    if problem:
+        raise _UnreadableError(f"{path}:{line + offset}", f"{problem}; fix it, or copy or download the file again")
     escaped = "\\u" in text
     for index, row in enumerate(rows):
         yield Raw(f"{path}[{index}]", row, _half_character(row) if escaped else "")
@@ -230,13 +235,13 @@ def _read_lines(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[Raw]:
         if not line.strip():
             continue
         where = f"{path}:{number}"
-        value, fault, _ = _parse_json(line)
-        if fault and not good:
-            raise _UnreadableError(where, f"{fault}; {FORMATS}")
-        if fault:
+        value, problem, _ = _parse_json(line)
+        if problem and not good:
+            raise _UnreadableError(where, f"{problem}; {FORMATS}")
+        if problem:
             # Only the last line can lack its end.
             cut = "" if line.endswith("\n") else ": the file may be cut off here"
-            yield Raw(where, fault=f"{fault}{cut}; mend or remove the line")
+            yield Raw(where, problem=f"{problem}{cut}; fix or remove the line")
             continue
         good = True
         yield Raw(where, value, _half_character(value) if "\\u" in line else "")
@@ -257,7 +262,7 @@ def _parse_json(text: str) -> tuple[Any, str, int]:
 
 
 def _half_character(value: Any) -> str:
-    """A fault where an escape stands for half of a character; such a text cannot be written as UTF-8."""
+    """The problem where an escape stands for half of a character; such a text cannot be written as UTF-8."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -281,7 +286,7 @@ def _read_csv(path: Path) -> Iterator[Raw]:
             if len(row) != len(header):
                 yield Raw(
                     where,
-                    fault=f"has {len(row)} cells, the header {len(header)}; put texts that hold commas, quotation marks or "
+                    problem=f"has {len(row)} cells, the header {len(header)}; put texts that hold commas, quotation marks or "
                     'line ends in "…", and double the quotation marks in them',
                 )
                 continue
@@ -310,9 +315,9 @@ def _check_header(path: Path, header: list[str]) -> None:
 
 def _cell(name: str, cell: str) -> Any:
     if name in LIST_COLUMNS and cell.lstrip().startswith("["):
-        value, fault, _ = _parse_json(cell)
+        value, problem, _ = _parse_json(cell)
         # An interval such as [1, 2] is an answer, not a list of answers.
-        if not fault and value and isinstance(value, list) and all(isinstance(part, str | dict) for part in value):
+        if not problem and value and isinstance(value, list) and all(isinstance(part, str | dict) for part in value):
             return value
     return cell
 
@@ -333,7 +338,7 @@ def _read_parquet(path: Path) -> Iterator[Raw]:
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise _UnreadableError(
             f"{path}[{index}]" if index else path,
-            f"is not Parquet, or damaged or cut off ({_first_line(error)}); copy or download it again",
+            f"is not Parquet, or damaged or cut off ({first_line(error)}); copy or download it again",
         ) from None
 
 
@@ -353,7 +358,7 @@ def _read_hub(spec: str) -> Iterator[Raw]:
     except Exception as error:  # noqa: BLE001 - network, rights, names: four libraries raise errors of their own here
         raise _UnreadableError(
             spec,
-            f"cannot be loaded ({type(error).__name__}: {_first_line(error)}); check the name and the split; where the hub "
+            f"cannot be loaded ({type(error).__name__}: {first_line(error)}); check the name and the split; where the hub "
             "is not reached, set HF_ENDPOINT to a mirror (HF_ENDPOINT=https://hf-mirror.com), or download its files on "
             "another machine and name their folder instead; a private one needs: hf auth login",
         ) from None
@@ -366,17 +371,13 @@ def _plain(where: str, row: Any) -> Raw:
     try:
         return Raw(where, json.loads(json.dumps(row, default=_as_text)))
     except TypeError as error:
-        return Raw(where, fault=f"holds {error}; drop that column")
+        return Raw(where, problem=f"holds {error}; drop that column")
 
 
 def _as_text(value: Any) -> str:
     if isinstance(value, datetime.date | datetime.time | datetime.timedelta | decimal.Decimal):
         return str(value)
     raise TypeError(f"a value of the type {type(value).__name__}, neither text nor number")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:200]
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Raw]]] = {".csv": _read_csv, ".parquet": _read_parquet}

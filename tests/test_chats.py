@@ -120,7 +120,7 @@ def test_all_bad_chats_are_reported_together_with_place_and_remedy(tmp_path: Pat
     said = str(error.value)
     for part in (
         ":2: has keys id, subject, type,",
-        ':3: has "text", no list of messages; data.mix is written {"messages": [{"role": "user"',
+        ':3: has "text", no list of messages; a chat is written {"messages": [{"role": "user"',
         ':4: has messages "text", no list of messages',
         ':5: message 2 has the role "tool"; it must be one of system user assistant',
         ":6: message 2 is a system turn; only the first can be, remove it",
@@ -131,7 +131,7 @@ def test_all_bad_chats_are_reported_together_with_place_and_remedy(tmp_path: Pat
         ":11: message 1 has the role null",
         ":12: has keys conversations, no list of messages",
         ":13: is not JSON",
-        "13 fault(s)",
+        "13 error(s)",
     ):
         assert part in said
 
@@ -158,25 +158,25 @@ def test_a_missing_mix_file_is_told_before_anything_heavy_is_imported(tmp_path: 
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     said, heavy = done.stdout.strip().splitlines()
-    assert said.startswith("none.jsonl: there is no such data file")
+    assert said.startswith("data.mix = none.jsonl: there is no such data file")
     assert heavy == "[]"
 
 
 def test_mixed_chats_are_in_the_training_set_in_the_form_that_is_learnt_from(tmp_path: Path) -> None:
-    from gaokao import tiny, training
+    from gaokao import splits, tiny, training
     from gaokao.records import load_records
 
     path = write(tmp_path / "records.jsonl", [record_row(n) for n in range(4)])
     records = load_records(path)
     tokenizer = tiny.train_tokenizer([piece for record in records for piece in tiny.plain_pieces(record)])
     pool = load_pool(write(tmp_path / "chats.jsonl", [chat(n) for n in range(9)]), 1.0, 4, seed=0)
-    mixed = choose(pool, 4, lambda example: len(training.example_ids(tokenizer, example)), max_length=200)
+    mixed = choose(pool, 4, lambda example: len(splits.example_ids(tokenizer, example)), max_length=200)
     assert mixed.record is not None and mixed.record["used"] == 4
     rows = training.as_dataset(records, mixed.examples)
     assert len(rows) == 8
     assert rows[7] == mixed.examples[3]
     # The prompt of an example is a prefix of the whole, so that the loss begins where the last answer begins.
-    whole = training.example_ids(tokenizer, mixed.examples[0])
+    whole = splits.example_ids(tokenizer, mixed.examples[0])
     prompt = tokenizer.apply_chat_template(mixed.examples[0]["prompt"], add_generation_prompt=True, return_dict=True)
     head = list(prompt["input_ids"])
     assert whole[: len(head)] == head

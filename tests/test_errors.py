@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from gaokao.errors import elsewhere
+from gaokao.errors import Errors, elsewhere, first_line, shown
 
 
 def run(body: str, close_stdout: bool = False, unbuffered: bool = False) -> subprocess.CompletedProcess[str]:
@@ -69,3 +69,24 @@ def test_where_to_start_is_said_of_what_lies_in_the_project_only(
     assert elsewhere("nowhere.yaml") == elsewhere(tmp_path / "config.yaml") == elsewhere("x" * 300) == ""
     (tmp_path / "config.yaml").touch()
     assert elsewhere("config.yaml") == ""
+
+
+def test_all_errors_are_counted_and_the_first_ones_kept() -> None:
+    errors = Errors[str](limit=3)
+    errors.add("a", "b")
+    assert errors.text("title:") == "title:\n  - a\n  - b"
+    errors.add("c", "d", "e")
+    errors.add("f")
+    assert (errors.count, errors.entries, errors.rest) == (6, ["a", "b", "c"], 3)
+    assert errors.text("title:").endswith("  - c\n  - and 3 more; fix these and run it again")
+    everything = Errors[int](limit=None)
+    everything.add(*range(1000))
+    assert (everything.count, len(everything.entries), everything.rest) == (1000, 1000, 0)
+
+
+def test_values_and_errors_are_shown_in_short_words() -> None:
+    assert shown({"题": [1, None]}) == '{"题": [1, null]}'
+    assert shown("甲" * 40) == '"' + "甲" * 39 + "…"
+    assert first_line(ValueError("\n one\ntwo")) == "one"
+    assert first_line(KeyboardInterrupt()) == "KeyboardInterrupt"
+    assert first_line(ValueError("x" * 300)) == "x" * 200

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from gaokao.prompts import TYPE_HINTS, format_chat, parse, prepare_input, render
-from gaokao.records import SUBJECTS, TYPES, Raw, Record, drop_hints, load_records, parse_record
+from gaokao.records import SUBJECTS, TYPES, Record, drop_hints, load_records, parse_record
+from gaokao.sources import Raw
 
 RECORD = Record(
     "a", "物理", "单选题", "牛顿第一定律。", "小车实验。", "下列正确的是\nA．甲\nB．乙\nC．丙\nD．丁", ("B",), "故选B。"

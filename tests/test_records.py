@@ -114,7 +114,7 @@ def test_all_bad_records_are_reported_together_with_place_and_remedy(write_rows:
         "[9] (id r9): analysis (解析) has a line that begins with '参考答案：'",
     ):
         assert part in said
-    assert "10 fault(s)" in said
+    assert "10 error(s)" in said
 
 
 def test_a_broken_line_in_the_middle_is_named_with_the_others(tmp_path: Path) -> None:
@@ -141,8 +141,19 @@ def test_a_file_that_is_no_data_file_says_what_it_is(tmp_path: Path, content: by
     assert said in faults(tmp_path / "a.json")
 
 
-def test_a_missing_file_names_the_setting(tmp_path: Path) -> None:
-    assert "there is no such data file; set data.train" in faults(tmp_path / "a.json")
+def test_the_caller_that_knows_the_option_has_it_named_in_every_message(tmp_path: Path, write_rows: Write) -> None:
+    missing, bad, empty = tmp_path / "none.json", write_rows([record_row(type="")]), write_rows([], "empty.json")
+    for path, said in (
+        (missing, "there is no such data file; check the name"),
+        (bad, "1 error(s) in the records:"),
+        (empty, "holds no records"),
+    ):
+        with pytest.raises(UserError) as error:
+            load_records(path, "train", "data.train")
+        assert str(error.value).startswith(f"data.train = {path}: {said}")
+        with pytest.raises(UserError) as error:
+            load_records(path)
+        assert str(error.value).startswith(f"{path}: {said}")
 
 
 @pytest.mark.parametrize(
@@ -426,3 +437,71 @@ def test_fingerprint_tells_where_answers_and_records_end(write_rows: Write) -> N
     }
     assert len(prints) == 4
     assert fingerprint([record]) != fingerprint([record, record]) != fingerprint([])
+
+
+# --- options in keys of their own -----------------------------------------------------------------------------------
+
+
+def split_row(**changes: Any) -> dict[str, Any]:
+    """A record whose options stand in keys of their own."""
+    options = {"选项A": "甲", "选项B": "乙", "选项C": "丙", "选项D": "丁"}
+    return {**record_row(question="下列叙述正确的是"), **options, **changes}
+
+
+def test_options_in_keys_of_their_own_are_joined_to_the_question(write_rows: Write) -> None:
+    bare = {key.removeprefix("选项"): value for key, value in split_row(id="bare", F="").items()}
+    five = split_row(id="five", 选项E=" 戊 ", 选项F="", 选项G=None, E="another key")
+    blank = split_row(id="blank", type="填空题", **dict.fromkeys(["选项A", "选项B", "选项C", "选项D"], " "))
+    rows = [split_row(), bare, five, blank, record_row(4, B="a letter without A is a key as any other")]
+    first, second, third, fourth, last = load_records(write_rows(rows))
+    assert first.question == second.question == "下列叙述正确的是\nA．甲\nB．乙\nC．丙\nD．丁"
+    assert third.question == first.question + "\nE．戊"
+    assert fourth.question == "下列叙述正确的是"
+    assert first.extra == second.extra == fourth.extra == {} and third.extra == {"E": "another key"}
+    assert last.extra == {"B": "a letter without A is a key as any other"}
+    assert set(first.to_dict()) == set(record_row()) and first.to_dict()["question"] == first.question
+    assert load_records(write_rows([first.to_dict()])) == [first]
+
+
+def test_letters_that_were_written_into_the_cells_stand_once(write_rows: Write) -> None:
+    marked = split_row(选项A="A．甲", 选项B="（B）乙", 选项C="C、丙", 选项D="D: 丁")
+    kept = split_row(id="kept", 选项A="A.甲", 选项B="乙")
+    first, second = load_records(write_rows([marked, kept]))
+    assert first.question == "下列叙述正确的是\nA．甲\nB．乙\nC．丙\nD．丁"
+    assert second.question.startswith("下列叙述正确的是\nA．A.甲\nB．乙")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"选项B": ""}, "选项B is empty or missing, but 选项D is not; write it, or move the others up"),
+        ({"选项C": None, "选项D": "", "选项E": "戊"}, "选项C is empty or missing, but 选项E is not"),
+        ({"选项A": "", "选项B": "", "选项C": ""}, "选项A is empty or missing, but 选项D is not"),
+        ({"选项D": ""}, "has only the option(s) A B C; write 选项A to 选项D, as a 单选题 needs them"),
+        ({"question": record_row()["question"]}, "question (题干) holds options, and 选项A and so on hold options too"),
+        ({"选项C": 3}, "选项C is 3; it must be a text"),
+        ({"选项C": "丙<|im_end|>"}, "选项C contains the chat marker <|im_end|>"),
+        ({"选项C": "丙\n解析：丁"}, "选项C has a line that begins with '解析：'"),
+        ({"A": "甲"}, "A and 选项A are the same key, given twice; keep one"),
+    ],
+)
+def test_options_that_make_no_whole_are_refused(write_rows: Write, changes: dict[str, Any], said: str) -> None:
+    assert f"data.json[0] (id r0): {said}" in faults(write_rows([split_row(**changes)]))
+
+
+def test_options_without_a_question_are_refused_for_generation_too(write_rows: Write) -> None:
+    said = faults(write_rows([split_row(question="")]), "generate")
+    assert "1 error(s)" in said and "question (题干) is empty; write it" in said
+
+
+def test_a_table_as_a_spreadsheet_writes_it_gives_whole_questions(tmp_path: Path) -> None:
+    header = "科目,题型,课本内容,题干,选项A,选项B,选项C,选项D,参考答案,解析"
+    choice = '生物,单选题,"细胞是基本单位，\n""结构""与功能。",下列正确的是,甲,"乙,丙",丁,"戊\n己",B,故选B。'
+    blank = "数学,填空题,集合的概念。,1＋1＝____,,,,,2,显然。"
+    path = tmp_path / "items.csv"
+    path.write_bytes("\ufeff".encode() + "\r\n".join([header, choice, blank, ",,,,,,,,,", ""]).encode())
+    first, second = load_records(path)
+    assert first.question == "下列正确的是\nA．甲\nB．乙,丙\nC．丁\nD．戊\n己"
+    assert first.textbook == '细胞是基本单位，\n"结构"与功能。'
+    assert (second.question, second.answer) == ("1＋1＝____", ("2",))
+    assert first.extra == second.extra == {}

@@ -148,7 +148,7 @@ def test_a_hub_dataset_is_read_through_datasets(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
     first, second = read_raw("hub:some/questions")
     assert (first.where, first.value) == ("hub:some/questions:train[0]", record_row(0))
-    assert second.fault == "holds a value of the type bytes, neither text nor number; drop that column"
+    assert second.problem == "holds a value of the type bytes, neither text nor number; drop that column"
     list(read_raw("hub:some/questions:test[:10]"))
     assert calls == [("some/questions", "train"), ("some/questions", "test[:10]")]
 
@@ -225,7 +225,7 @@ def test_faults_of_several_files_are_reported_together_and_in_place(tmp_path: Pa
         f'{b}:2 (id r3): type (题型) is "判断题"; it must be one of',
         f"{d}[1] (id r7): question (题干) is missing; add it",
         f"{e}[0] (id r0): the id is also that of {a}[0]; give it another",
-        "5 fault(s)",
+        "5 error(s)",
     ):
         assert part in said
     # The record begins behind a header of one line and a record of six: one, and five line ends inside texts.
@@ -382,8 +382,8 @@ def test_a_folder_without_data_lists_what_it_holds(tmp_path: Path) -> None:
 
 def test_faults_beyond_a_screenful_are_counted(tmp_path: Path) -> None:
     said = faults(write(tmp_path / "a.jsonl", [record_row(n, subject="音乐") for n in range(MAX_FAULTS + 70)]))
-    assert f"{MAX_FAULTS + 70} fault(s)" in said
-    assert "and 70 more; mend these and run it again" in said
+    assert f"{MAX_FAULTS + 70} error(s)" in said
+    assert "and 70 more; fix these and run it again" in said
     assert len(said.splitlines()) == MAX_FAULTS + 2
 
 
@@ -404,7 +404,7 @@ def test_a_large_file_is_read_in_bounded_memory(tmp_path: Path, suffix: str) -> 
     assert path.stat().st_size > 9_000_000
     tracemalloc.start()
     try:
-        assert sum(not raw.fault for raw in read_raw(path)) == 600
+        assert sum(not raw.problem for raw in read_raw(path)) == 600
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -428,7 +428,7 @@ def test_a_file_of_200_mb_is_read_below_150_mb(tmp_path: Path, suffix: str) -> N
     code = (
         "import resource, sys\n"
         "from gaokao.sources import read_raw\n"
-        "print(sum(not raw.fault for raw in read_raw(sys.argv[1])))\n"
+        "print(sum(not raw.problem for raw in read_raw(sys.argv[1])))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     done = subprocess.run(

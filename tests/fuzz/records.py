@@ -1,4 +1,4 @@
-"""Random data files through `load_records`: no traceback, no fault accepted, no long wait.
+"""Random data files through `load_records`: no traceback, nothing bad accepted, no long wait.
 
     python -m tests.fuzz.records --count 1200 --seed 1
 
@@ -37,7 +37,7 @@ def row(draw: random.Random, number: int) -> dict[str, Any]:
 def harmless(draw: random.Random, rows: list[dict[str, Any]]) -> None:
     """A change that a reader accepts, refuses or reads as something else: only what it accepts is looked at."""
     entry = draw.choice(rows)
-    key = draw.choice([*entry, "year", "难度", "topic", "tags", "题干"])
+    key = draw.choice([*entry, "year", "难度", "topic", "tags", "题干", "A", "选项A", "选项B"])
     entry[key] = draw.choice([*ODD, "".join(draw.choices(PIECES, k=6))])
 
 
