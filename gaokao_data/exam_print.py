@@ -5,7 +5,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median
 
-from gaokao.text import columns, normalize, split_options
+from gaokao.records import CHOICE_TYPES
+from gaokao.text import columns, normalize, option_run, split_options, split_set
+
+# Several single-choice questions about one text. The records are 单选题 with a list of answers; the name of its own lets
+# `--types 单选题` select items with one answer only.
+SET = "单选题组"
 
 HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 CJK = (
@@ -140,14 +145,13 @@ def clean_spaces(text: str) -> str:
         piece = re.sub(r"(?<=[(（\[]) +| +(?=[)）\]])", "", piece)
         piece = re.sub(rf" +(?={_KEPT_BLANK})", "", piece)
         piece = re.sub(r" {2,}", "  ", piece)
-        piece = re.sub(rf"(?<=[{HAN}])  (?=[{HAN}])", "\x01", piece)
+        piece = re.sub(rf"(?<=[{HAN}])  (?=[{HAN}])", _KEPT_SPACE, piece)
         piece = re.sub(rf"(?<=[{CJK}]) +(?=[A-Za-z0-9({CJK}])|(?<=[A-Za-z0-9)%℃{CJK}]) +(?=[{CJK}])", "", piece)
         piece = re.sub(r" +", " ", piece)
         piece = re.sub(rf"(?<=[{CJK}]) (?=\")|(?<=\") (?=[{CJK}])", "", piece)
         piece = re.sub(rf"(?<=\S) (?=[,.;:?!](?:[\s{CJK}]|$))", "", piece)
         piece = re.sub(r"(?<=[A-Za-z]) (?=[’'](?:s|t|re|ve|ll|d|m)\b)", "", piece)
-        piece = re.sub(r" ?\n ?", "\n", piece)
-        pieces[index] = piece.replace("\x01", " ").replace(_KEPT_SPACE, " ").replace(_KEPT_BLANK, EMPTY_PARENTHESES)
+        pieces[index] = piece.replace(_KEPT_SPACE, " ").replace(_KEPT_BLANK, EMPTY_PARENTHESES)
     return "".join(pieces).strip()
 
 
@@ -160,7 +164,6 @@ def mark_blanks(text: str) -> str:
     text = _EMPTY.sub(EMPTY_PARENTHESES, text)
     text = _EMPTY_IN_MATH.sub(f"${EMPTY_PARENTHESES}", text)
     text = re.sub(r"\u3000 +\u3000", BLANK, text)
-    text = re.sub(r"(?<=[^\n\u3000 （])\u3000{2,}(?![）\u3000\n])", BLANK, text)
     if len(re.findall(r"[A-Za-z]", text)) > len(re.findall(rf"[{HAN}]", text)) and "$" not in text:
         text = re.sub(r"(?:(?<=\S) {5,}\n?|(?<=\n) {5,})(?=[^\sA-G\d]|[A-G](?!\s*[.．、]))", f" {BLANK} ", text)
     text = re.sub(rf"(?<=[{CJK}]) {{6,}}(?=[，。；、？！”])", BLANK, text)
@@ -213,7 +216,6 @@ _HEADS = tuple(
         rf"(?:[一二三四五六七八九十]、)?(?:[（(]?[一二三四五六七八九十][）)])?(?:{_TITLES})\s*"
         rf"(?:(?=阅读下面)|[（(][^（）()\n]*分[^（）()\n]*[）)]|[：:。，](?=\s*\S)|(?=\n))[：:。]?",
         r"[\[［【（(][^\]］】）)\n]{0,24}(?:选修|选做)[^\]］】）)\n]{0,24}[\]］】）)]",
-        r"(?:选修\s*\d\s*[-—–－]*\s*\d?\s*[：:]\s*)[^\n。，]{0,14}(?=\n|[\[［（(])",
     )
 )
 
@@ -239,15 +241,15 @@ def strip_marks(text: str) -> str:
 
 def break_numbers(text: str) -> str:
     """Begin a line at each of the sub-questions （1）, （2） ... that follow one another inside a line."""
-    at = re.search(r"（1）", text)
-    number, end = 2, at.end() if at else len(text)
-    while match := re.compile(
-        rf"(?<=[^\n由据与和及见式到至、（{_DASHES}])（{number}）(?![～〜、和与至题中式{_DASHES}])"
-    ).search(text, end):
-        text = text[: match.start()].rstrip() + "\n" + text[match.start() :]
-        end = text.index(f"（{number}）", match.start()) + 3
+    first, mark, rest = text.partition("（1）")
+    done, number = first + mark, 2
+    while match := re.search(
+        rf"(?<=[^\n由据与和及见式到至、（{_DASHES}])（{number}）(?![～〜、和与至题中式{_DASHES}])", rest
+    ):
+        done += rest[: match.start()].rstrip() + "\n" + match[0]
+        rest = rest[match.end() :]
         number += 1
-    return text
+    return done + rest
 
 
 _LABEL = r"[【\[［]\s*{}\s*[】\]］]\s?[}}】]*"
@@ -314,31 +316,17 @@ def clean_answer(text: str, width: int, analysis: str) -> str:
 
 def clean_choice(question: str, width: int) -> str:
     """A choice question as stem and one `A．text` line per option; as it is where its options do not parse."""
-    options = split_options(question)
-    if options is None:
+    run, options = option_run(question), split_options(question)
+    if not run or not options:
         return clean_text(question, width)
-    stem = question[: _first_option(question, options)]
-    if all(re.fullmatch(r"[①-⑨\s、]+", text) for text in options.values()):
-        stem = _statements(stem)
+    # An opening bracket there belongs to the mark: `（A）`.
+    stem = re.sub(r"[（(]?\s*$", "", question[: run[0][1]])
+    marks = re.findall("[①-⑨]", stem)
+    if len(marks) > 2 and marks == sorted(set(marks)) and re.fullmatch(r"[①-⑨\s、]+", "".join(options.values())):
+        # Statements that the options combine stand on lines of their own.
+        stem = re.sub(r"\s*(?=[①-⑨])", "\n\n", stem)
     lines = [f"{letter}．{text}" for letter, text in zip(options, _clean_options(list(options.values())), strict=True)]
     return "\n".join([_NUMBERS.sub("回答问题", clean_text(stem, width)), *lines])
-
-
-def _statements(stem: str) -> str:
-    """Put the statements ①②③④ that the options combine on lines of their own, where each is numbered once."""
-    marks = re.findall("[①-⑨]", stem)
-    if marks != sorted(set(marks)) or len(marks) < 3:
-        return stem
-    return re.sub(r"\s*(?=[①-⑨])", "\n\n", stem)
-
-
-def _first_option(question: str, options: dict[str, str]) -> int:
-    """Where the mark of the first option stands."""
-    begin = len(question)
-    for text in reversed(options.values()):
-        begin = question.rindex(text, 0, begin) if text else begin
-    mark = re.search(r"[（(]?\s*A\s*[^\sA-Za-z]?\s*$", question[:begin])
-    return mark.start() if mark else begin
 
 
 def _clean_options(options: list[str]) -> list[str]:
@@ -364,32 +352,13 @@ def clean_set(question: str, count: int, width: int) -> tuple[str, int]:
         the sub-questions were not found one by one, or number blanks in the text: then only the layout is cleaned.
     """
     question = strip_head(question)
-    if not re.search(r"_\s*\d{2}\s*_|\D {2,}\d{2} {2,}\D", question):
-        for first in range(1, 80):
-            starts = _run_of_numbers(question, first, count)
-            ends = [start for start, _ in starts[1:]] + [len(question)]
-            parts = [question[text:end] for (_, text), end in zip(starts, ends, strict=False)]
-            if parts and all(split_options(part) for part in parts):
-                stems = [f"（{n}）{strip_head(clean_choice(part, width))}" for n, part in enumerate(parts, 1)]
-                text = _NUMBERS.sub("完成下列各题", clean_text(question[: starts[0][0]], width))
-                return "\n".join([text, *stems]), first
-    return clean_text(question, width), 0
-
-
-def _run_of_numbers(text: str, first: int, count: int) -> list[tuple[int, int]]:
-    """Where the sub-questions `first`, `first` + 1 ... are numbered in a text: (begin of number, end of number).
-
-    Sought from the end: the text before the questions may be numbered too.
-    """
-    found: list[tuple[int, int]] = []
-    for number in range(first + count - 1, first - 1, -1):
-        pattern = rf"(?<![\d.])(?:{number}\s*[．.、](?!\d)|[（(]\s*{number}\s*[）)])"
-        before = text[: found[-1][0]] if found else text
-        match = list(re.finditer(pattern, before, re.MULTILINE))
-        if not match:
-            return []
-        found.append(match[-1].span())
-    return found[::-1]
+    blanks = re.search(r"_\s*\d{2}\s*_|\D {2,}\d{2} {2,}\D", question)
+    found = None if blanks else split_set(question, count)
+    if found is None:
+        return clean_text(question, width), 0
+    first, (shared, *parts) = found
+    stems = [f"（{number}）{strip_head(clean_choice(part, width))}" for number, part in enumerate(parts, 1)]
+    return "\n".join([_NUMBERS.sub("完成下列各题", clean_text(shared, width)), *stems]), first
 
 
 def renumber(text: str, first: int, count: int) -> str:
@@ -397,3 +366,25 @@ def renumber(text: str, first: int, count: int) -> str:
     for number in range(first, first + count):
         text = re.sub(rf"^{number}\s*[．.、]\s*(?!\d)", f"（{number - first + 1}）", text, count=1, flags=re.MULTILINE)
     return text
+
+
+def clean_item(kind: str, question: str, answers: Sequence[str], analysis: str) -> tuple[str, list[str], str]:
+    """Question, answers and 解析 of one item, cleaned; a text may be empty where nothing but print was in it."""
+    # A short field shows too little of its layout: then the whole item's counts.
+    common = wrap_width("\n".join([question, analysis, *answers]))
+
+    def width(text: str) -> int:
+        return wrap_width(text) if text.count("\n") > 5 else common
+
+    stem_width = width(question)
+    explained = end_sentence(clean_analysis(analysis, width(analysis), kind not in CHOICE_TYPES))
+    if kind in CHOICE_TYPES:
+        stem = clean_choice(question, stem_width)
+    elif kind == SET:
+        stem, first = clean_set(question, len(answers), stem_width)
+        explained = renumber(explained, first, len(answers)) if first else explained
+    else:
+        stem = clean_text(restore_blanks(question, "".join([analysis, *answers]), kind), stem_width)
+        answers = [clean_answer(text, width(text), analysis) for text in answers]
+    stem = strip_marks(strip_head(stem))
+    return break_numbers(stem) if kind == "主观题" else stem, [text.strip() for text in answers], explained
