@@ -24,7 +24,13 @@ def main(argv: list[str]) -> None:
     """Config -> records -> base + adapter -> generated questions -> checks and scores."""
     # What stops a job (timeout, kill, a scheduler) keeps the finished questions as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    resolved = load_config(argv, prog="infer_qwen_gaokao.py", shortcuts={"generate.adapter": "adapter"})
+    resolved = load_config(
+        argv,
+        prog="infer_qwen_gaokao.py",
+        description=__doc__,
+        explain=("generate", "data", "model", "output", "evaluate"),
+        shortcuts={"generate.adapter": "adapter"},
+    )
     config = resolved.config
     require_one_process()
     records = load_records(config.data.test, "generate", "data.test")[: config.generate.limit]

@@ -24,7 +24,8 @@ from gaokao.sources import as_arguments
 
 def main(argv: list[str]) -> None:
     """Config -> records -> tokenizer and 4-bit base -> LoRA fine-tuning -> adapter and run record."""
-    resolved = load_config(argv, prog="train_qwen_gaokao.py")
+    explain = ("train", "data", "lora", "model", "output")
+    resolved = load_config(argv, prog="train_qwen_gaokao.py", description=__doc__, explain=explain)
     config = resolved.config
     records = load_records(config.data.train, "train", "data.train")
     pool = load_pool(config.data.mix, config.data.mix_ratio, len(records), config.train.seed, "data.mix")

@@ -1,6 +1,6 @@
 """What can be set: the sections of config.yaml, each key with its type, bounds and help text.
 
-It imports neither torch nor transformers, so that a fault answers in well under a second.
+Neither torch nor transformers is imported, so that an error answers at once.
 """
 
 import re
@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 BUILTIN_TINY = "builtin:tiny"
 ALL_LINEAR = "all-linear"
 # generate.adapter: that of the run, or no adapter at all.
 AUTO_ADAPTER, BARE_BASE = "auto", "none"
+# What both scripts advise where a run's folder cannot be used.
+OTHER_DIR = "set output.dir to a folder of yours, --output.dir DIR"
+OTHER_RUN = "give this run another name: --output.run NAME"
 
 MAX_NAME = 1024
 # A file name has 255 bytes on all usual file systems; what is set aside or half written gets a suffix.
@@ -24,7 +26,8 @@ MAX_RUN_BYTES = 200
 WINDOWS_NAMES = ("CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10)))
 
 # No count of this project comes near it, and every library takes it.
-PositiveInt = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
 
 def _off_or(least: float) -> AfterValidator:
@@ -54,18 +57,13 @@ Name = Annotated[str, AfterValidator(_name)]
 
 
 def _one_or_several(value: Any) -> Any:
-    """A name, or a list of names; the command line gives a list for a single one too."""
+    """A name, or a list of names; a list of one is that name."""
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError("must be a name, or a list of names such as [a, b]")
     for name in names:
         _name(name)
     return names[0] if len(names) == 1 else names
-
-
-def _none_or_several(value: Any) -> Any:
-    # The command line wraps null as it wraps any single name.
-    return None if value in (None, [None]) else _one_or_several(value)
 
 
 def _modules(value: Any) -> Any:
@@ -80,150 +78,116 @@ def _modules(value: Any) -> Any:
 
 
 OneOrSeveral = Annotated[str | list[str], BeforeValidator(_one_or_several)]
-NoneOrSeveral = Annotated[str | list[str] | None, BeforeValidator(_none_or_several)]
+NoneOrSeveral = Annotated[str | list[str] | None, BeforeValidator(lambda v: None if v is None else _one_or_several(v))]
+
+
+def _key(default: Any, text: str, ge: float | None = None, le: float | None = None) -> Any:
+    """A key: its default, its line in `--help`, and the lowest (ge) and highest (le) value that it takes."""
+    return Field(default, description=text, ge=ge, le=le)
 
 
 class Section(BaseModel):
-    """A section of config.yaml. Unknown keys are errors; the docstring under a field is its help text."""
+    """A section of config.yaml; its docstring heads it in `--help`."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
     def _no_bool_as_number(cls, value: Any, info: Any) -> Any:
         # YAML reads yes, on and true as booleans and pydantic would take true for the number 1.
-        if isinstance(value, bool) and bool not in _leaf_types(cls.model_fields[info.field_name].annotation):
+        if isinstance(value, bool) and bool not in leaf_types(cls.model_fields[info.field_name].annotation):
             raise ValueError("a yes/no value is not meant here")
         return value
 
 
-def _leaf_types(annotation: Any) -> set[Any]:
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType, Annotated):
-        return set().union(*(_leaf_types(part) for part in typing.get_args(annotation)))
+def leaf_types(annotation: Any) -> set[Any]:
+    """The members of a union, nested or not, without what `Annotated` adds to them."""
+    if typing.get_origin(annotation) is Annotated:
+        return leaf_types(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return set().union(*(leaf_types(part) for part in typing.get_args(annotation)))
     return {annotation}
 
 
 class ModelConfig(Section):
-    """Which base model, and how it is held in memory."""
+    """The base model, and how it is held in memory."""
 
-    base: Name = "Qwen/Qwen2.5-14B-Instruct"
-    """Base model: a name on the hub, a local folder, or builtin:tiny (made on this machine, no download)."""
-    hub: Literal["huggingface", "modelscope"] = "huggingface"
-    """Where a name is looked up; modelscope is the one that is reached from mainland China (pip install modelscope)."""
-    revision: Name | None = None
-    """Branch, tag or commit on the hub; null takes the hub's default branch."""
-    quantization: Literal["nf4", "int8", "none"] = "nf4"
-    """nf4: 4-bit with double quantization (QLoRA), the least memory; int8: twice that; none: full weights."""
-    dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Compute type; auto takes bf16 where the hardware has it, else fp16 on a GPU and fp32 on a CPU."""
-    attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
-    """auto takes FlashAttention 2 where it is installed and the GPU has it, else PyTorch's own sdpa."""
-    trust_remote_code: bool = False
-    """Run Python code that comes with the model; never needed for Qwen2.5."""
+    base: Name = _key("Qwen/Qwen2.5-14B-Instruct", "Hub name, local folder, or builtin:tiny (no download)")
+    hub: Literal["huggingface", "modelscope"] = _key("huggingface", "huggingface, or modelscope (reached from China)")
+    revision: Name | None = _key(None, "Branch, tag or commit on the hub; null: its default")
+    quantization: Literal["nf4", "int8", "none"] = _key("nf4", "nf4: 4-bit (QLoRA); int8: twice the memory; none: 4 x")
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] = _key("auto", "bf16, fp16 or fp32; auto: what the hardware has")
+    attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = _key(
+        "auto", "flash_attention_2, sdpa or eager; auto: the best there"
+    )
+    trust_remote_code: bool = _key(False, "Run Python code of the model; Qwen2.5 never needs it")
 
 
 class DataConfig(Section):
-    """Which records are read: from a file, a folder, a dataset on the hub (hub:owner/name), or a list of them."""
+    """Files (JSON, JSON Lines, CSV, Parquet), folders, or data sets of a hub (hub:owner/name)."""
 
-    train: OneOrSeveral = "gaokao_data/train.json"
-    """Training records: JSON, JSON Lines, CSV or Parquet (see gaokao_data/README.md)."""
-    test: OneOrSeveral = "gaokao_data/test.json"
-    """Records to generate questions for, and to score against where they carry 题干, 参考答案 and 解析."""
-    validation_share: Annotated[Share, Field(ge=0, le=0.5)] = 0.05
-    """Share of the training file held out to measure the validation loss; 0 trains on everything."""
-    mix: NoneOrSeveral = None
-    """General instruction data against forgetting, {"messages": [{"role", "content"}, ...]}; null mixes nothing in."""
-    mix_ratio: Annotated[Share, Field(ge=0, le=10)] = 1.0
-    """Examples of data.mix per training record, drawn at random; published results: 1 helps, 0.05-0.1 does nothing."""
+    train: OneOrSeveral = _key("gaokao_data/train.json", "What the adapter learns from")
+    test: OneOrSeveral = _key("gaokao_data/test.json", "What questions are written for; scored if it has answers")
+    validation_share: Share = _key(0.05, "Share of data.train held out to measure the loss", ge=0, le=0.5)
+    mix: NoneOrSeveral = _key(None, "General chats against forgetting; null: none")
+    mix_ratio: Share = _key(1.0, "Chats per record: 1 helps, 0.1 does nothing", ge=0, le=10)
 
 
 class LoraSection(Section):
     """The LoRA adapter."""
 
-    r: Annotated[int, Field(ge=1, le=1024)] = 32
-    """Rank: more learns more, and costs memory and speed in proportion."""
-    alpha: Annotated[float, Field(ge=0.1, le=10_000)] = 64
-    """Scaling is alpha / r; twice the rank is a common choice."""
-    dropout: Annotated[Share, Field(ge=0, le=0.9)] = 0.05
-    """Dropout inside the adapter; 0 is the fastest."""
-    target_modules: Annotated[str | list[str], BeforeValidator(_modules)] = ALL_LINEAR
-    """all-linear (every linear layer except the output head) or a list such as [q_proj, v_proj]."""
+    r: int = _key(32, "Rank: more learns more, for memory and time", ge=1, le=1024)
+    alpha: float = _key(64, "Its output is scaled by alpha / r; twice r is usual", ge=0.1, le=10_000)
+    dropout: Share = _key(0.05, "Dropout inside the adapter; 0 is the fastest", ge=0, le=0.9)
+    target_modules: Annotated[str | list[str], BeforeValidator(_modules)] = _key(
+        ALL_LINEAR, "all-linear (but the output head), or q_proj v_proj ..."
+    )
 
 
 class TrainConfig(Section):
-    """Fine-tuning (trl's SFTTrainer)."""
+    """Fine-tuning with trl's SFTTrainer."""
 
-    num_train_epochs: Annotated[float, Field(ge=0.01, le=1000)] = 3
-    """Passes over the training records; not used when max_steps is set."""
-    max_steps: Annotated[int, Field(ge=1, le=10**9)] | None = None
-    """Stop after so many optimizer steps, whatever the epochs; null counts epochs."""
-    effective_batch: Annotated[int, Field(ge=1, le=65536)] = 8
-    """Rows that each optimizer step learns from, over all processes; gradients are accumulated until it is reached."""
-    per_device_train_batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
-    """Rows per device at once; with packing a row is max_length tokens long."""
-    learning_rate: Annotated[float, Field(ge=1e-8, le=1)] = 1e-4
-    """Peak learning rate of the adapter."""
-    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
-    """How the learning rate falls after the warm-up."""
-    warmup_steps: Annotated[Share, Field(ge=0, le=10**6)] = 0.05
-    """Warm-up: a number of steps, or a share of all steps when below 1."""
-    weight_decay: Annotated[float, _off_or(1e-6), Field(ge=0, le=1)] = 0.0
-    """AdamW weight decay on the adapter."""
-    max_grad_norm: Annotated[float, Field(ge=0.001, le=1000)] = 1.0
-    """Gradient clipping."""
-    optim: Literal["adamw_torch", "adamw_torch_fused", "paged_adamw_8bit", "adamw_8bit"] = "paged_adamw_8bit"
-    """paged_adamw_8bit survives memory peaks on a GPU; adamw_torch runs everywhere."""
-    max_length: Annotated[int, Field(ge=64, le=131072)] = 2048
-    """Longest record in tokens, prompt and answer; longer ones are reported and left out, never cut."""
-    packing: bool = True
-    """Put several records into one row (isolated from each other): no work on padding."""
-    gradient_checkpointing: bool = True
-    """Recompute activations in the backward pass: a third slower, several times less memory."""
-    logging_steps: Annotated[int, Field(ge=1, le=10**9)] = 1
-    """Optimizer steps between two points of the training-loss curve."""
-    eval_steps: Annotated[int, Field(ge=1, le=10**9)] | None = 20
-    """Optimizer steps between two validations; null validates once at the end of each epoch."""
-    early_stopping: Annotated[int, Field(ge=1, le=10**6)] | None = None
-    """Stop after so many validations without a lower validation loss; null trains to the end."""
-    keep: Literal["best", "last"] = "best"
-    """What adapter/ holds: the step with the lowest validation loss, or the last one."""
-    save_steps: Annotated[int, Field(ge=1, le=10**9)] = 50
-    """Optimizer steps between two checkpoints."""
-    save_minutes: Annotated[float, Field(ge=0.01, le=10**6)] | None = 20
-    """Minutes between two checkpoints, beside save_steps; null saves by steps only."""
-    save_total_limit: Annotated[int, Field(ge=2, le=10**6)] = 2
-    """Checkpoints kept, the best one among them; one that was being written when a run was killed does not count."""
-    resume: Literal["auto"] | bool = "auto"
-    """auto: go on where this run was interrupted, else start new; true: go on or fail; false: start new."""
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 42
-    """The same seed on the same machine gives the same losses."""
+    num_train_epochs: float = _key(3, "Passes over the records; not used with max_steps", ge=0.01, le=1000)
+    max_steps: Count | None = _key(None, "Stop after so many optimizer steps; null: count epochs")
+    effective_batch: int = _key(8, "Rows per optimizer step, over all GPUs", ge=1, le=65536)
+    per_device_train_batch_size: int = _key(1, "Rows per device at once", ge=1, le=4096)
+    learning_rate: float = _key(1e-4, "Peak learning rate of the adapter", ge=1e-8, le=1)
+    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = _key(
+        "cosine", "cosine, linear, constant or constant_with_warmup"
+    )
+    warmup_steps: Share = _key(0.05, "Steps of warm-up, or a share of all steps below 1", ge=0, le=10**6)
+    weight_decay: Annotated[float, _off_or(1e-6)] = _key(0.0, "AdamW weight decay on the adapter", ge=0, le=1)
+    max_grad_norm: float = _key(1.0, "Gradient clipping", ge=0.001, le=1000)
+    optim: Literal["adamw_torch", "adamw_torch_fused", "paged_adamw_8bit", "adamw_8bit"] = _key(
+        "paged_adamw_8bit", "paged_adamw_8bit, adamw_8bit, adamw_torch or ..._fused"
+    )
+    max_length: int = _key(2048, "Tokens of a row; longer records are left out, never cut", ge=64, le=131072)
+    packing: bool = _key(True, "Several records in one row, isolated from each other")
+    gradient_checkpointing: bool = _key(True, "A third slower, several times less memory")
+    logging_steps: Count = _key(1, "Steps between two points of the training loss")
+    eval_steps: Count | None = _key(20, "Steps between two validations; null: once an epoch")
+    early_stopping: int | None = _key(None, "Stop after so many validations without a lower loss", ge=1, le=10**6)
+    keep: Literal["best", "last"] = _key("best", "The step kept: best (lowest validation loss) or last")
+    save_steps: Count = _key(50, "Steps between two checkpoints")
+    save_minutes: float | None = _key(20, "Minutes between two at most; null: only save_steps", ge=0.01, le=10**6)
+    save_total_limit: int = _key(2, "Checkpoints kept, the best one among them", ge=2, le=10**6)
+    resume: Literal["auto"] | bool = _key("auto", "auto: go on where one can; true: must; false: start new")
+    seed: Seed = _key(42, "The same seed and machine give the same losses")
 
 
 class GenerateConfig(Section):
     """Writing questions with base + adapter."""
 
-    adapter: Name = AUTO_ADAPTER
-    """auto: the adapter of output.run; none: the bare base model; or the folder of another adapter."""
-    batch_size: Annotated[int, Field(ge=1, le=4096)] = 8
-    """Prompts per batch: larger is faster and takes more memory."""
-    limit: PositiveInt | None = None
-    """Only the first so many records of data.test; null takes all."""
-    max_new_tokens: Annotated[int, Field(ge=1, le=32768)] = 1024
-    """Longest answer in tokens; what is cut off is marked with finish_reason length."""
-    do_sample: bool = True
-    """true draws at random, so questions vary; false always takes the likeliest token."""
-    temperature: Annotated[float, Field(ge=0.01, le=5)] = 0.7
-    """Lower is safer, higher more varied; only with do_sample."""
-    top_p: Annotated[float, Field(ge=0.01, le=1)] = 0.9
-    """Nucleus sampling: draw from the likeliest tokens that hold this share; only with do_sample."""
-    repetition_penalty: Annotated[float, Field(ge=0.5, le=2)] = 1.0
-    """1.0 is off; above it, quoting the textbook passage is punished as well."""
-    torch_compile: bool = False
-    """torch.compile the model: minutes of warm-up, then faster on long jobs on a GPU."""
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 42
-    """Seed of the sampling."""
+    adapter: Name = _key(AUTO_ADAPTER, "auto: that of output.run; none: bare base; or a folder")
+    batch_size: int = _key(8, "Prompts at once: larger is faster and takes more memory", ge=1, le=4096)
+    limit: Count | None = _key(None, "Only the first so many records of data.test; null: all")
+    max_new_tokens: int = _key(1024, "Longest answer; one cut off has finish_reason length", ge=1, le=32768)
+    do_sample: bool = _key(True, "Draw at random; false: always the likeliest token")
+    temperature: float = _key(0.7, "Lower is safer, higher more varied", ge=0.01, le=5)
+    top_p: float = _key(0.9, "Draw from the likeliest tokens that hold this share", ge=0.01, le=1)
+    repetition_penalty: float = _key(1.0, "Above 1.0, quoting the passages is punished as well", ge=0.5, le=2)
+    torch_compile: bool = _key(False, "Minutes of warm-up, then faster on long jobs on a GPU")
+    seed: Seed = _key(42, "Seed of the drawing")
 
     @field_validator("adapter", mode="before")
     @classmethod
@@ -237,21 +201,16 @@ class GenerateConfig(Section):
 class EvaluateConfig(Section):
     """Scoring against the references of data.test."""
 
-    chance_rounds: Annotated[int, Field(ge=1, le=1000)] = 20
-    """Wrong references of its subject that each question is compared with, at most (2,000 pairs in all)."""
-    samples: Annotated[int, Field(ge=0, le=100)] = 2
-    """Generated questions printed at the end of a run."""
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
-    """Seed of the shuffling."""
+    chance_rounds: int = _key(20, "Wrong references that each question is compared with", ge=1, le=1000)
+    samples: int = _key(2, "Questions printed at the end", ge=0, le=100)
+    seed: Seed = _key(0, "Seed of the shuffling")
 
 
 class OutputConfig(Section):
     """Where a run is written."""
 
-    dir: Name = "outputs"
-    """Folder of all runs."""
-    run: Name = "gaokao"
-    """Name of this run: everything goes to dir/run; an earlier run of that name is set aside, not overwritten."""
+    dir: Name = _key("outputs", "Folder of all runs")
+    run: Name = _key("gaokao", "Folder of this run in dir; an earlier one is set aside")
 
     @field_validator("run")
     @classmethod
@@ -267,10 +226,10 @@ class OutputConfig(Section):
         return value
 
 
-class Config(BaseSettings):
-    """All that a user can set. Built by `load_config`; resolved: `without_gpu` has been applied or not."""
+class Config(BaseModel):
+    """All that a user can set; `gaokao.settings.load_config` builds it, with `without_gpu` applied or not."""
 
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = Section.model_config
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -279,13 +238,8 @@ class Config(BaseSettings):
     generate: GenerateConfig = GenerateConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     output: OutputConfig = OutputConfig()
+    # Values that replace the others where no CUDA GPU is found; null: no GPU is an error.
     without_gpu: dict[str, Any] | None = None
-    """Values that replace the others where no CUDA GPU is found (edit them in the file); null: no GPU is an error."""
-
-    @classmethod
-    def settings_customise_sources(cls, settings_cls: Any, init_settings: Any, *_: Any, **__: Any) -> tuple[Any, ...]:
-        """Only what `load_config` merged: environment variables must not change a run behind the user's back."""
-        return (init_settings,)
 
     @property
     def run_folder(self) -> Path:

@@ -1,40 +1,54 @@
 """Where the configuration comes from: YAML file, replacements for machines without a GPU, command line.
 
-Later sources win: defaults < YAML < `without_gpu` (only where no CUDA GPU is found) < command line.
-What this module adds to pydantic and pydantic-settings is the order of the sources and faults that name file, line and
-the nearest key, all in one report. It imports neither torch nor transformers, so a fault answers in well under a second.
+Later sources win: defaults < YAML < `without_gpu` (only where no CUDA GPU is found) < command line. All problems of file
+and command line come in one report that names place, value and the nearest key. Neither torch nor transformers is
+imported, so that an error answers at once.
 """
 
 import argparse
 import ctypes
 import difflib
 import re
+import textwrap
+import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import yaml
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from pydantic_settings import CliSettingsSource
-from pydantic_settings.exceptions import SettingsError
 
-from gaokao.config import Config, Section
+from gaokao.config import Config, Section, leaf_types
 from gaokao.errors import MAX_FAULTS, UserError, elsewhere, faults_text
 
 DEFAULT_CONFIG = Path("config.yaml")
+WITHOUT_GPU = "without_gpu"
 
-# What the reader of the file takes. The shipped one has 7 KB, about 150 keys and values, and is three levels deep.
+# What the reader of the file takes. The shipped one has 6 KB, about 150 keys and values, and is three levels deep.
 MAX_BYTES, MAX_VALUES, MAX_DEPTH, MAX_DIGITS = 64 * 1024, 3000, 10, 40
 
+# Columns of `--help`, and where the texts begin.
+WIDTH, COLUMN = 100, 41
 
-class Resolved(typing.NamedTuple):
-    """A checked configuration and what `without_gpu` replaced in it (dotted key -> (before, now))."""
+SECTIONS: dict[str, type[Section]] = {
+    name: field.annotation
+    for name, field in Config.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+}
+KEYS = {f"{section}.{name}": field for section, kind in SECTIONS.items() for name, field in kind.model_fields.items()}
+
+
+class Resolved(NamedTuple):
+    """A checked configuration, what `without_gpu` replaced in it (dotted key -> (before, now)), and the actions."""
 
     config: Config
     replaced: dict[str, tuple[Any, Any]]
     gpus: int
+    actions: argparse.Namespace
 
 
 def cuda_gpus() -> int:
@@ -53,61 +67,39 @@ def cuda_gpus() -> int:
     return 0
 
 
-def load_config(argv: list[str], prog: str, shortcuts: Mapping[str, str] | None = None) -> Resolved:
+def load_config(
+    argv: list[str],
+    prog: str,
+    *,
+    description: str | None = None,
+    explain: Sequence[str] = tuple(SECTIONS),
+    shortcuts: Mapping[str, str] | None = None,
+    add: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> Resolved:
     """Read the YAML file and the command line, check everything, and resolve `without_gpu`.
 
     Args:
         argv: command-line arguments without the program's name.
-        prog: name shown in `--help`.
-        shortcuts: extra short options, dotted key -> name (`{"generate.adapter": "adapter"}`).
+        prog: name of the command.
+        description: what `--help` begins with, the script's docstring.
+        explain: the sections whose keys `--help` explains, in this order; of the others it gives the names.
+        shortcuts: a second name for a key, dotted key -> name (`{"generate.adapter": "adapter"}`).
+        add: declares the actions of the command (`parser.add_argument("--plan", ...)`), found in `Resolved.actions`.
 
     Raises:
-        UserError: any fault in file or command line, all of them in one text with file and line.
+        UserError: all problems of file and command line in one text, with file and line.
         SystemExit: after `--help` (code 0).
     """
-    path, overrides, unknown = _read_command_line(argv, prog, dict(shortcuts or {}))
-    tree, lines, faults = _read_yaml(path)
-    faults += [_unknown_option(option) for option in unknown]
-    gpus = cuda_gpus()
-
-    replacement = overrides.pop("without_gpu", tree.get("without_gpu"))
-    if not isinstance(tree.get("without_gpu"), dict | None):
-        faults.append(f"{path}:{lines.get(('without_gpu',), 1)}: without_gpu must hold sections, or be null")
-        replacement = None
-    elif replacement and "without_gpu" in replacement:
-        line = lines.get(("without_gpu", "without_gpu"), 1)
-        faults.append(f"{path}:{line}: without_gpu holds without_gpu; only sections such as train can stand in it")
-    # An override would take the place of such a section in silence.
-    for prefix, part in (((), tree), (("without_gpu",), replacement or {})):
-        for name, value in part.items():
-            if name in _plain_sections() and not isinstance(value, dict):
-                where = f"{path}:{lines.get((*prefix, name), 1)}: {'.'.join((*prefix, name))}"
-                faults.append(f"{where} must hold keys of its own, not {_shown(value)}")
-    plain = {key: value for key, value in tree.items() if key != "without_gpu"}
-    # Both variants are checked on every machine: a fault in the half that is not used here would
-    # otherwise wait until the file reaches the GPU server at night.
-    with_gpu = _merge(plain, overrides)
-    sections = {name: value for name, value in (replacement or {}).items() if name != "without_gpu"}
-    without = _merge(_merge(plain, sections), overrides)
-    checked: dict[str, Config] = {}
-    for variant, values in (("with", with_gpu), ("without", without)):
-        try:
-            checked[variant] = Config.model_validate(values)
-        except ValidationError as error:
-            # Each has to be looked up among all keys: a file of something else would take minutes.
-            for detail in error.errors(include_url=False)[: MAX_FAULTS + 1]:
-                faults.append(
-                    _fault(detail, values, path, lines, overrides, replacement if variant == "without" else None)
-                )
-    if faults:
-        faults = list(dict.fromkeys(faults))
-        count = f"more than {MAX_FAULTS}" if len(faults) > MAX_FAULTS else len(faults)
-        raise UserError(faults_text(f"the configuration has {count} fault(s):", faults[:MAX_FAULTS]))
-    if gpus or replacement is None:
-        return Resolved(checked["with"], {}, gpus)
-    before, now = _flat(checked["with"].model_dump()), _flat(checked["without"].model_dump())
-    replaced = {key: (before[key], now[key]) for key in now if key in before and before[key] != now[key]}
-    return Resolved(checked["without"].model_copy(update={"without_gpu": replacement}), replaced, gpus)
+    shortcuts = shortcuts or {}
+    parser = _parser(prog, description or "", explain, shortcuts, add)
+    found, rest = parser.parse_known_args(argv)
+    given = vars(found)
+    actions = {name: value for name, value in given.items() if name not in (*KEYS, "config", WITHOUT_GPU)}
+    options = [*KEYS, "config", WITHOUT_GPU, *shortcuts.values(), *(name.replace("_", "-") for name in actions)]
+    file = _read_file(given["config"])
+    overrides, problems = _overrides(given)
+    config, replaced, gpus = _resolve(file, overrides, [*file.problems, *_unknown(rest, options), *problems])
+    return Resolved(config, replaced, gpus, argparse.Namespace(**actions))
 
 
 def require_device(resolved: Resolved) -> None:
@@ -123,72 +115,245 @@ def require_device(resolved: Resolved) -> None:
         )
 
 
+# --- what is merged and checked ---------------------------------------------------------------------------------------
+
+
+class _File(NamedTuple):
+    path: Path
+    tree: dict[str, Any]
+    lines: dict[tuple[str, ...], int]
+    problems: list[str]
+
+    def place(self, *keys: str) -> str:
+        return f"{self.path}:{self.lines.get(keys, 1)}"
+
+
+def _resolve(
+    file: _File, overrides: dict[str, Any], problems: list[str]
+) -> tuple[Config, dict[str, tuple[Any, Any]], int]:
+    """The configuration of this machine, what `without_gpu` replaced in it, and the number of GPUs."""
+    plain = {name: value for name, value in file.tree.items() if name != WITHOUT_GPU}
+    in_file = file.tree.get(WITHOUT_GPU)
+    if not isinstance(in_file, dict | None):
+        problems.append(f"{file.place(WITHOUT_GPU)}: {WITHOUT_GPU} must hold sections, or be null")
+        in_file = None
+    elif in_file and WITHOUT_GPU in in_file:
+        place = file.place(WITHOUT_GPU, WITHOUT_GPU)
+        problems.append(f"{place}: {WITHOUT_GPU} holds {WITHOUT_GPU}; only sections such as train can stand in it")
+        in_file = {name: value for name, value in in_file.items() if name != WITHOUT_GPU}
+    replacement = overrides.pop(WITHOUT_GPU, in_file)
+    # Both variants are checked on every machine: an error in the half that is not used here would
+    # otherwise wait until the file reaches the GPU server at night.
+    checked: list[Config] = []
+    for replacing in ({}, replacement or {}):
+        values = _merge(_merge(plain, replacing), overrides)
+        try:
+            checked.append(Config.model_validate(values))
+        except ValidationError as error:
+            # Each has to be looked up among all keys: a file of something else would take minutes.
+            details = error.errors(include_url=False)[: MAX_FAULTS + 1]
+            problems += [_problem(detail, values, file, overrides, replacing) for detail in details]
+    if problems:
+        problems = list(dict.fromkeys(problems))
+        count = f"more than {MAX_FAULTS}" if len(problems) > MAX_FAULTS else len(problems)
+        raise UserError(faults_text(f"the configuration has {count} error(s):", problems[:MAX_FAULTS]))
+    gpus = cuda_gpus()
+    if gpus or replacement is None:
+        return checked[0], {}, gpus
+    both = {key: (attrgetter(key)(checked[0]), attrgetter(key)(checked[1])) for key in KEYS}
+    replaced = {key: (before, now) for key, (before, now) in both.items() if before != now}
+    return checked[1].model_copy(update={WITHOUT_GPU: replacement}), replaced, gpus
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Both trees in one, `over` before `base`; what is no section stays, so that no option hides it."""
+    merged = dict(base)
+    for key, value in over.items():
+        if key in merged and isinstance(value, Mapping):
+            old = merged[key]
+            merged[key] = _merge(old, value) if isinstance(old, Mapping) else old
+        else:
+            merged[key] = value
+    return merged
+
+
+def _problem(
+    detail: ErrorDetails,
+    values: Mapping[str, Any],
+    file: _File,
+    overrides: Mapping[str, Any],
+    replacing: Mapping[str, Any],
+) -> str:
+    # pydantic appends tags of its own (the member of a union that failed); a key is two names deep.
+    keys: tuple[str, ...] = ()
+    node: Any = values
+    for part in map(str, detail["loc"][:2]):
+        if not isinstance(node, Mapping) or part not in node:
+            break
+        keys, node = (*keys, part), node[part]
+    dotted = ".".join(keys)
+    if _find(overrides, keys) is node:
+        where = "command line: --"
+    elif _find(replacing, keys) is node:
+        where = f"{file.place(WITHOUT_GPU, *keys)}: {WITHOUT_GPU}."
+    else:
+        where = f"{file.place(*keys)}: "
+    if detail["type"] == "extra_forbidden":
+        if len(keys) == 1 and dotted in KEYS:
+            section, _, name = dotted.partition(".")
+            return f"{where}{dotted} is written {section}: and, on the next line, indented, {name}: …"
+        siblings = [*KEYS] if len(keys) > 1 else [*SECTIONS, WITHOUT_GPU, *KEYS]
+        return f"{where}{_short(dotted)} is not a known key{_nearest(dotted, siblings)}"
+    if len(keys) < 2:
+        return f"{where}{dotted} must hold keys of its own, not {_shown(node)}"
+    message = detail["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if detail["type"] == "string_type" and isinstance(node, int | float):
+        message += "; write a text that looks like a number or yes/no in quotes"
+    return f"{where}{dotted} = {_shown(node)}: {message}"
+
+
+def _find(tree: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    """The value at these keys; where there is none, an object that is equal to nothing."""
+    node: Any = tree
+    for key in keys:
+        if not isinstance(node, Mapping) or key not in node:
+            return object()
+        node = node[key]
+    return node
+
+
+def _nearest(name: str, choices: list[str], prefix: str = "") -> str:
+    """A hint at the nearest known key: the same name in another section first, then a close spelling."""
+    leaf = name.rsplit(".", 1)[-1]
+    close = [choice for choice in choices if choice.rsplit(".", 1)[-1] == leaf]
+    close = close or difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
+    if not close:
+        leaves = {choice.rsplit(".", 1)[-1]: choice for choice in choices}
+        close = [leaves[hit] for hit in difflib.get_close_matches(leaf, list(leaves), n=1, cutoff=0.6)]
+    return f"; did you mean {prefix}{close[0]}?" if close else "; --help lists every key"
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else _short(repr(value))
+
+
+def _short(text: str, limit: int = 60) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
 class _Parser(argparse.ArgumentParser):
+    help_text = ""
+
+    def format_help(self) -> str:
+        return self.help_text
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f"command line: {_short(message, 300)}; --help lists every key")
 
 
-def _read_command_line(argv: list[str], prog: str, shortcuts: dict[str, str]) -> tuple[Path, dict[str, Any], list[str]]:
-    parser = _Parser(
-        prog=prog,
-        description="Every key of config.yaml can be given here and wins over the file, for example "
-        "--train.learning_rate 1e-4. Defaults shown are those of the code; config.yaml may set others.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
+def _parser(
+    prog: str,
+    description: str,
+    explain: Sequence[str],
+    shortcuts: Mapping[str, str],
+    add: Callable[[argparse.ArgumentParser], None] | None,
+) -> _Parser:
+    """One option per key, after the actions; its help is made here, for argparse would print two screens more."""
+    own = argparse.ArgumentParser(
+        usage=argparse.SUPPRESS,
+        add_help=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=COLUMN + 1, width=WIDTH),
     )
-    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="the YAML file to read")
-    # pydantic-settings cannot read `null` for a dictionary; turning the section off is all that makes sense here.
-    parser.add_argument(
-        "--without_gpu", choices=["null"], default=argparse.SUPPRESS, help="null: fail where there is no GPU"
+    own.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="read this, not config.yaml")
+    own.add_argument(
+        f"--{WITHOUT_GPU}", choices=["null"], metavar="null", default=argparse.SUPPRESS, help="no GPU is an error"
     )
-    unknown: list[str] = []
+    if add is not None:
+        add(own)
+    parser = _Parser(prog, parents=[own], allow_abbrev=False)
+    lines = [*description.strip().splitlines(), "", *own.format_help().strip().splitlines()]
+    lines += ["", "Keys of config.yaml: an option wins over the file. Shown are the defaults of the code."]
+    for section in [*explain, *(name for name in SECTIONS if name not in explain)]:
+        kind = SECTIONS[section]
+        title = f"{section}: {(kind.__doc__ or '').rstrip('.')}"
+        if section not in explain:
+            title += f": --{section}.KEY, where KEY is one of {', '.join(kind.model_fields)}"
+        lines += textwrap.wrap(title, WIDTH, subsequent_indent="  ")
+        for name, field in kind.model_fields.items():
+            key = f"{section}.{name}"
+            flags = [f"--{key}", *([f"--{shortcuts[key]}"] if key in shortcuts else [])]
+            parser.add_argument(*flags, dest=key, nargs="*")
+            if section in explain:
+                default = yaml.safe_dump(field.default).split("\n")[0]
+                lines.append(f"  {', '.join(flags)} {default}".ljust(COLUMN) + f" {field.description}")
+    parser.help_text = "\n".join(lines) + "\n"
+    return parser
 
-    def parse(root: argparse.ArgumentParser, args: list[str] | None = None, namespace: Any = None) -> Any:
-        found, rest = root.parse_known_args(args, namespace)
-        unknown.extend(rest)
-        return found
 
-    class CommandLine(Config):
-        # For the parser only: the section without_gpu stays in the file.
-        without_gpu: typing.ClassVar[None] = None  # type: ignore[misc]
+def _overrides(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The keys that were given as a tree like that of the file, and what is wrong with their values."""
+    tree: dict[str, Any] = {WITHOUT_GPU: None} if WITHOUT_GPU in given else {}
+    problems: list[str] = []
+    for key, field in KEYS.items():
+        if (words := given[key]) is None:
+            continue
+        section, _, name = key.partition(".")
+        try:
+            tree.setdefault(section, {})[name] = _value(words, field)
+        except ValueError as error:
+            problems.append(f"command line: --{key} {error}")
+    return tree, problems
 
+
+def _value(words: list[str], field: FieldInfo) -> Any:
+    """The value of an option: a text as it stands, anything else as in the file.
+
+    Raises:
+        ValueError: no value, several for a key that takes one, or a value that is not YAML.
+    """
+    kinds = leaf_types(field.annotation)
+    several = list[str] in kinds
+    texts = all(kind in (str, types.NoneType) or typing.get_origin(kind) is Literal for kind in kinds - {list[str]})
+    text = " ".join(words)
+    # A shell takes [a, b] apart.
+    as_list = several and text.startswith("[")
+    if not words:
+        raise ValueError("has no value; one that begins with - is written behind =, as in --train.seed=-1")
+    if len(words) > 1 and not as_list:
+        if several:
+            return words
+        raise ValueError(f"takes one value, not {len(words)} ({_short(text)}); write a text with blanks in quotes")
+    if text == "null":
+        return None
+    if texts and not as_list:
+        return text
     try:
-        source: CliSettingsSource[Any] = CliSettingsSource(
-            CommandLine,
-            root_parser=parser,
-            cli_parse_args=argv,
-            cli_hide_none_type=True,
-            cli_avoid_json=True,
-            cli_parse_none_str="null",
-            cli_shortcuts=dict(shortcuts),
-            parse_args_method=parse,
-        )
-        overrides = dict(source())
-    except (SettingsError, RecursionError) as error:
-        # It reads lists as JSON; one with brackets nested a thousand deep ends its recursion.
-        raise UserError(f"command line: {_short(str(error), 300)}; --help lists every key") from None
-    known, _ = _peek(argv)
-    if known.without_gpu is not None:
-        overrides["without_gpu"] = None
-    return known.config, overrides, unknown
+        node, value = _parse(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"= {_shown(text)}: is not YAML as it is read here ({_reason(text, error)[1]})") from None
+    # A blank or a comment is not a value, and does not mean null.
+    return text if node is None else value
 
 
-def _peek(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    # The source returns only the fields of the model; the two options of our own are read here.
-    parser = _Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
-    parser.add_argument("--without_gpu", default=None)
-    return parser.parse_known_args(argv)
+def _unknown(rest: list[str], options: list[str]) -> Iterator[str]:
+    """What was left over: unknown options, without the values behind them, and words that stand alone."""
+    behind_option = False
+    for word in rest:
+        if word.startswith("-"):
+            behind_option = "=" not in word
+            option = word.split("=")[0]
+            name = option.lstrip("-")
+            hint = f"; a key is written --{name}.KEY VALUE" if name in SECTIONS else _nearest(name, options, "--")
+            yield f"command line: unknown option {_short(option)}{hint}"
+        elif not behind_option:
+            yield f"command line: {_shown(word)} stands alone: a value belongs behind a key, as in --train.seed 7"
 
 
-def _unknown_option(option: str) -> str:
-    if not option.startswith("-"):
-        return f"command line: {_shown(option)} stands alone: a value belongs behind a key, as in --train.seed 7"
-    name = option.lstrip("-").split("=")[0]
-    return f"command line: unknown option --{_short(name)}{_nearest(name, _keys(), prefix='--')}"
-
-
-Lines = dict[tuple[str, ...], int]
+# --- the file ---------------------------------------------------------------------------------------------------------
 
 
 class _Loader(yaml.SafeLoader):
@@ -246,14 +411,49 @@ def _not_taken(problem: str, at: Any) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)
 
 
-def _read_yaml(path: Path) -> tuple[dict[str, Any], Lines, list[str]]:
+def _parse(text: str) -> tuple[yaml.Node | None, Any]:
+    loader = _Loader(text)
+    node = loader.get_single_node()
+    return node, None if node is None else loader.construct_document(node)
+
+
+def _read_file(path: Path) -> _File:
+    """The sections of a file, the line of each key, and which keys are given twice.
+
+    Raises:
+        UserError: a file that cannot be read, or that is not YAML.
+    """
+    text = _read_text(path)
+    try:
+        node, tree = _parse(text)
+    except yaml.YAMLError as error:
+        line, reason = _reason(text, error)
+        raise UserError(
+            f"{path}:{line}: is not YAML as it is read here ({reason}); a key is written `key: value`, indented by "
+            "spaces"
+        ) from None
+    if not isinstance(tree, dict | None):
+        sections = ", ".join([*SECTIONS, WITHOUT_GPU])
+        raise UserError(f"{path}:1: holds {type(tree).__name__} instead of the sections {sections}")
+    file = _File(path, _no_empty(tree or {}), {}, [])
+    for keys, line in _marks(node, ()):
+        if keys in file.lines:
+            twice = _short(".".join(keys))
+            file.problems.append(f"{path}:{line}: {twice} is given twice (first on line {file.lines[keys]}); keep one")
+        file.lines.setdefault(keys, line)
+    if isinstance(replacement := file.tree.get(WITHOUT_GPU), dict):
+        file.tree[WITHOUT_GPU] = _no_empty(replacement)
+    return file
+
+
+def _read_text(path: Path) -> str:
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             size = MAX_BYTES // 1024
-            raise UserError(f"{path}: has more than {size} KB; the shipped one has 7: is it a configuration?")
-        text = content.decode("utf-8-sig")
+            raise UserError(f"{path}: has more than {size} KB; the shipped one has 6: is it a configuration?")
+        return content.decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(
             f"{path}: there is no such configuration file; give one with --config FILE{elsewhere(path)}"
@@ -266,44 +466,19 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], Lines, list[str]]:
         raise UserError(
             f"{_short(str(path))}: cannot be read ({reason}); give another file with --config FILE"
         ) from None
-    try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        tree = None if node is None else loader.construct_document(node)
-    except yaml.YAMLError as error:
-        raise UserError(_not_yaml(path, text, error)) from None
-    if tree is None:
-        return {}, {}, []
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}:1: holds {type(tree).__name__} instead of the sections {', '.join(_sections())}")
-    lines: Lines = {}
-    faults: list[str] = []
-    for keys, line in _marks(node, ()):
-        if keys in lines:
-            twice = _short(".".join(keys))
-            faults.append(f"{path}:{line}: {twice} is given twice (first on line {lines[keys]}); keep one")
-        lines.setdefault(keys, line)
-    replacement = tree.get("without_gpu")
-    if isinstance(replacement, dict):
-        tree["without_gpu"] = _no_empty(replacement)
-    return _no_empty(tree), lines, faults
 
 
 def _no_empty(tree: dict[str, Any]) -> dict[str, Any]:
     # A section whose keys are all commented out reads as null and means that nothing is set there.
-    return {key: {} if value is None and key in _plain_sections() else value for key, value in tree.items()}
+    return {key: {} if value is None and key in SECTIONS else value for key, value in tree.items()}
 
 
-def _not_yaml(path: Path, text: str, error: yaml.YAMLError) -> str:
-    problem = getattr(error, "problem", None)
-    mark = getattr(error, "problem_mark", None)
-    line = mark.line + 1 if mark else 1
+def _reason(text: str, error: yaml.YAMLError) -> tuple[int, str]:
+    """The line of what is not YAML, and why."""
     if isinstance(error, yaml.reader.ReaderError):
-        line, problem = text.count("\n", 0, error.position) + 1, f"character U+{error.character:04X} is not allowed"
-    return (
-        f"{path}:{line}: is not YAML as it is read here ({_short(problem or 'a fault', 200)}); a key is written "
-        "`key: value`, indented by spaces"
-    )
+        return text.count("\n", 0, error.position) + 1, f"character U+{error.character:04X} is not allowed"
+    mark = getattr(error, "problem_mark", None)
+    return mark.line + 1 if mark else 1, _short(getattr(error, "problem", None) or "unknown reason", 200)
 
 
 def _marks(node: yaml.Node | None, prefix: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
@@ -312,103 +487,3 @@ def _marks(node: yaml.Node | None, prefix: tuple[str, ...]) -> Iterator[tuple[tu
             keys = (*prefix, str(key.value))
             yield keys, key.start_mark.line + 1
             yield from _marks(value, keys)
-
-
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if key == "without_gpu":
-            continue
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
-    return flat
-
-
-def _sections() -> list[str]:
-    return [name for name in Config.model_fields]
-
-
-def _plain_sections() -> list[str]:
-    return [name for name in _sections() if name != "without_gpu"]
-
-
-def _keys() -> list[str]:
-    """Every dotted key, for suggestions."""
-    keys = ["config", "without_gpu"]
-    for section, field in Config.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            keys += [f"{section}.{name}" for name in field.annotation.model_fields]
-    return keys
-
-
-def _nearest(name: str, choices: list[str], prefix: str = "") -> str:
-    """A hint at the nearest known key: the same name in another section first, then a close spelling."""
-    leaf = name.rsplit(".", 1)[-1]
-    same = [choice for choice in choices if choice.rsplit(".", 1)[-1] == leaf]
-    close = same or difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
-    if not close:
-        leaves = {choice.rsplit(".", 1)[-1]: choice for choice in choices}
-        close = [leaves[hit] for hit in difflib.get_close_matches(leaf, list(leaves), n=1, cutoff=0.6)]
-    return f"; did you mean {prefix}{close[0]}?" if close else "; --help lists every key"
-
-
-def _fault(
-    detail: ErrorDetails,
-    values: Mapping[str, Any],
-    path: Path,
-    lines: Lines,
-    overrides: Mapping[str, Any],
-    replacement: Mapping[str, Any] | None,
-) -> str:
-    # pydantic appends its own tags (the member of a union that failed); the key ends where the model's names end.
-    keys: tuple[str, ...] = ()
-    node: Any = values
-    for part in detail["loc"]:
-        if not isinstance(node, Mapping) or str(part) not in node:
-            break
-        keys += (str(part),)
-        node = node[str(part)]
-    dotted = ".".join(keys)
-    if _has(overrides, keys):
-        where = "command line: --"
-    elif replacement is not None and _has(replacement, keys):
-        where = f"{path}:{lines.get(('without_gpu', *keys), '?')}: without_gpu."
-    else:
-        where = f"{path}:{lines.get(keys, 1)}: "
-    if detail["type"] == "extra_forbidden":
-        if len(keys) == 1 and dotted in _keys():
-            section, _, name = dotted.partition(".")
-            return f"{where}{dotted} is written {section}: and, on the next line, indented, {name}: …"
-        siblings = _keys() if len(keys) > 1 else [*_sections(), *_keys()]
-        return f"{where}{_short(dotted)} is not a known key{_nearest(dotted, siblings)}"
-    if detail["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        return f"{where}{dotted} must hold keys of its own, not {_shown(node)}"
-    message = detail["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    if detail["type"] == "string_type" and isinstance(node, int | float):
-        message += "; write a text that looks like a number or yes/no in quotes"
-    return f"{where}{dotted} = {_shown(node)}: {message}"
-
-
-def _shown(value: Any) -> str:
-    return "null" if value is None else _short(repr(value))
-
-
-def _short(text: str, limit: int = 60) -> str:
-    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
-
-
-def _has(tree: Mapping[str, Any], keys: tuple[str, ...]) -> bool:
-    node: Any = tree
-    for key in keys:
-        if not isinstance(node, Mapping) or key not in node:
-            return False
-        node = node[key]
-    return bool(keys)

@@ -6,7 +6,7 @@
 
 Each one is the shipped file or a part of it with a few changes: keys misspelt, moved, repeated or of another type; values
 of another type, out of range, blank, huge, not finite; YAML that is broken, nested, anchored, tagged, or not text; options
-misspelt, shortened, without value. Counted: exceptions other than `UserError`, messages above 500 characters a fault,
+misspelt, shortened, without value. Counted: exceptions other than `UserError`, messages above 500 characters an error,
 calls above half a second of processor time, and accepted configurations in which a value is one that no run could mean.
 Exits 1 where any of these is found.
 """
@@ -133,7 +133,7 @@ def odd_whole(draw: random.Random) -> str:
 
 
 def no_file(draw: random.Random) -> str:
-    """The shipped file: the faults are in the command line."""
+    """The shipped file: the errors are in the command line."""
     return draw.choice([SHIPPED, "{}", "train: {seed: 1}\n"])
 
 
@@ -156,7 +156,7 @@ def options(draw: random.Random, many: bool) -> list[str]:
         if draw.random() < 0.15:
             key = mutated_key(draw, key)
         argv += draw.choice(
-            [[f"--{key}", value], [f"--{key}={value}"], [f"--{key}"], [value]] + [[f"--{key}", value]] * 4
+            [[f"--{key}", value, value], [f"--{key}={value}"], [f"--{key}"], [value]] + [[f"--{key}", value]] * 4
         )
     if many and draw.random() < 0.1:
         argv += draw.choice(
@@ -218,48 +218,50 @@ def main() -> None:
     counts: Counter[str] = Counter()
     shown: Counter[str] = Counter()
     slowest = longest = 0.0
-    faults: list[str] = []
+    problems: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "c.yaml"
         for number, (kind, text, argv) in enumerate(cases(chosen.count, chosen.seed, chosen.every), 1):
             path.write_text(text, encoding="utf-8", errors="surrogatepass", newline="")
             started, message = time.process_time(), ""
             try:
-                resolved = load_config(["--config", str(path), *argv], "x.py", {"generate.adapter": "adapter"})
+                resolved = load_config(
+                    ["--config", str(path), *argv], "x.py", shortcuts={"generate.adapter": "adapter"}
+                )
             except UserError as error:
                 message = str(error).replace(folder, "")
                 counts["refused"] += 1
                 lines = message.splitlines()
                 longest = max(longest, *map(len, lines))
                 if any(len(line) > CHARACTERS for line in lines):
-                    faults.append(
+                    problems.append(
                         f"{number} ({kind}): a message of {max(map(len, lines))} characters: {message[:200]!r}"
                     )
             except SystemExit:
                 counts["help"] += 1
             except BaseException:  # noqa: BLE001 - whatever it is, it is what is looked for
-                faults.append(f"{number} ({kind}), {argv!r:.200}:\n{traceback.format_exc(limit=-3)}")
+                problems.append(f"{number} ({kind}), {argv!r:.200}:\n{traceback.format_exc(limit=-3)}")
                 counts["tracebacks"] += 1
             else:
                 counts["accepted"] += 1
                 if found := meaningless(resolved, text):
                     counts["silent acceptances"] += 1
-                    faults.append(f"{number} ({kind}): accepted {found}")
+                    problems.append(f"{number} ({kind}): accepted {found}")
             seconds = time.process_time() - started
             slowest = max(slowest, seconds)
             if seconds > SECONDS:
                 counts["slow"] += 1
-                faults.append(f"{number} ({kind}): {seconds:.2f} s: {text[:80]!r}")
+                problems.append(f"{number} ({kind}): {seconds:.2f} s: {text[:80]!r}")
             if message and shown[kind] < chosen.show:
                 shown[kind] += 1
                 print(f"--- {kind}\n{message[:600]}")
-    print("\n".join(faults[:30]))
+    print("\n".join(problems[:30]))
     print(
         f"{number} configurations: {counts['accepted']} accepted, {counts['refused']} refused, "
         f"{counts['help']} help; {counts['tracebacks']} tracebacks, {counts['silent acceptances']} silent acceptances, "
         f"{counts['slow']} above {SECONDS} s (slowest {slowest:.2f}), longest line of a message {longest:.0f} characters"
     )
-    sys.exit(1 if faults else 0)
+    sys.exit(1 if problems else 0)
 
 
 if __name__ == "__main__":
