@@ -1,4 +1,4 @@
-"""A chat-completions endpoint that speaks the protocol of OpenAI: retries, what a run costs, the address and the key."""
+"""A client for endpoints that speak OpenAI's chat completions: retries, tokens, many requests at a time."""
 
 import asyncio
 import email.utils
@@ -8,11 +8,13 @@ import os
 import random
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
+
+from tqdm import tqdm
 
 from gaokao.errors import UserError
 from gaokao.prompts import Message
@@ -21,20 +23,41 @@ if TYPE_CHECKING:
     import openai
 
 OPENAI_PIN = "openai==3.54.0"
+TIMEOUT = 120.0
+MAX_TOKENS = 2048
+CONCURRENCY = 8
 # Seconds before a first retry, doubled each time up to the greatest: 6 retries outlast about a minute.
 RETRIES = 6
 BACKOFF = 1.0
 GREATEST_BACKOFF = 60.0
 # A longer Retry-After is a spent quota: better to stop and say so than to sleep.
 GREATEST_RETRY_AFTER = 600.0
+# So many failures one after the other mean that the endpoint, not an item, is at fault; each may cost money.
+GIVE_UP_AFTER = 20
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-class RecordError(Exception):
-    """One record got no passages; the others may. The text is the reason."""
+class RequestError(Exception):
+    """One request failed for good; others may succeed. The text is the reason."""
 
 
 class MalformedError(Exception):
     """The endpoint answered, but not with what was asked for; asking again may help. The text is the reason."""
+
+
+class OptionNames(NamedTuple):
+    """What the caller's options are called, so that messages name what a user can change."""
+
+    address: str = "the address"
+    key: str = "the key"
+    model: str = "the model"
+    timeout: str = "the timeout"
+    max_tokens: str = "the maximum of tokens"
+
+
+IN_WORDS = OptionNames()
 
 
 @dataclass
@@ -47,6 +70,7 @@ class Usage:
     without_usage: int = 0
     retries: int = 0
     asked_again: int = 0
+    """Counted by the caller, who alone knows that an answer will not do."""
 
     def __str__(self) -> str:
         unknown = f" ({self.without_usage} without a count)" if self.without_usage else ""
@@ -56,65 +80,72 @@ class Usage:
         )
 
 
+@dataclass
 class Endpoint:
-    """A chat-completions endpoint with retries: one method, `complete`.
+    """A model behind an address, to be used in `async with`; `complete` is one answer.
 
     The retries are ours and not the client's, because they are counted and reported, share one pause when the endpoint
     asks for it, and end the run at once where no retry can help.
     """
 
-    def __init__(
-        self,
-        *,
-        base_url: str,
-        model: str,
-        api_key: str,
-        timeout: float,
-        max_tokens: int,
-        temperature: float | None,
-        retries: int,
-        backoff: float,
-    ) -> None:
+    base_url: str
+    model: str
+    api_key: str = field(default="", repr=False)
+    """Sent to the endpoint and nowhere else; empty for none."""
+    timeout: float = TIMEOUT
+    """Seconds for one answer, from the first byte sent to the last received."""
+    max_tokens: int = MAX_TOKENS
+    """Of one answer, thoughts included."""
+    temperature: float | None = None
+    """`None` leaves it to the endpoint."""
+    retries: int = RETRIES
+    """After 408, 409, 425, 429, 5xx, timeouts and broken connections, per answer."""
+    backoff: float = BACKOFF
+    """Seconds before the first retry, doubled each time; less a random share of up to half."""
+    names: OptionNames = IN_WORDS
+    usage: Usage = field(default_factory=Usage, init=False)
+    answered: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    """Set by the first chat completion: until then every trouble is that of the whole run."""
+    _tokens_parameter: str = field(default="max_tokens", init=False)
+    _paused_until: float = field(default=0.0, init=False)
+
+    async def __aenter__(self) -> Self:
+        """Open the client.
+
+        Raises:
+            UserError: it is not installed.
+        """
         try:
             from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Omit
         except ImportError:
             raise UserError(
                 "the openai client is not installed, or too old; it is needed only here: pip install " + OPENAI_PIN
             ) from None
-        # A redirect would carry the records to a host that nobody named; a placeholder key keeps the client from taking
-        # one from the environment that was meant for another endpoint.
-        self.client = AsyncOpenAI(
-            base_url=base_url,
-            api_key=api_key or "none",
+        # A redirect would carry what is asked to a host that nobody named; a placeholder key keeps the client from
+        # taking one from the environment that was meant for another endpoint.
+        self._client = AsyncOpenAI(
+            base_url=self.base_url,
+            api_key=self.api_key or "none",
             max_retries=0,
             # One bound for the whole answer stands in `complete`: the client's own counts anew with each byte received.
             timeout=None,
             http_client=DefaultAsyncHttpxClient(follow_redirects=False),
         )
-        self.headers: dict[str, str | Omit] = {} if api_key else {"Authorization": Omit()}
-        if not (urlsplit(base_url).hostname or "").endswith("openai.com"):
+        self._headers: dict[str, str | Omit] = {} if self.api_key else {"Authorization": Omit()}
+        if not f".{urlsplit(self.base_url).hostname}".endswith(".openai.com"):
             # The client takes these from OPENAI_ORG_ID and OPENAI_PROJECT_ID and would tell them to anyone.
-            self.headers |= {"OpenAI-Organization": Omit(), "OpenAI-Project": Omit()}
-        self.place = base_url
-        self.model = model
-        self.api_key = api_key
-        self.timeout = timeout
-        self.max_tokens = max_tokens
-        self.temperature = temperature
-        self.retries = retries
-        self.backoff = backoff
-        self.usage = Usage()
-        self.answered = asyncio.Event()
-        """Set by the first chat completion: until then every trouble is that of the whole run."""
-        self._tokens_parameter = "max_tokens"
-        self._paused_until = 0.0
+            self._headers |= {"OpenAI-Organization": Omit(), "OpenAI-Project": Omit()}
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._client.close()
 
     async def complete(self, messages: list[Message]) -> str:
         """The text of one answer.
 
         Raises:
             UserError: the run must stop, for the reason in the text.
-            RecordError: this request was refused, or failed after all retries.
+            RequestError: this request was refused, or failed after all retries.
             MalformedError: the reply holds no text, or only the beginning of one.
         """
         import openai
@@ -128,40 +159,38 @@ class Endpoint:
                 async with asyncio.timeout(self.timeout):
                     return self._text_of(await self._send(messages, parameter))
             except TimeoutError:
-                fault = f"no answer within {self.timeout:g} s (--timeout)"
+                problem = f"no answer within {self.timeout:g} s ({self.names.timeout})"
             except openai.APIStatusError as error:
-                fault = f"HTTP {error.status_code}: {self._shown(_message_of(error))}"
-                if error.status_code == 400 and "max_completion_tokens" in fault and parameter == "max_tokens":
+                problem = f"HTTP {error.status_code}: {self._shown(_message_of(error))}"
+                if error.status_code == 400 and "max_completion_tokens" in problem and parameter == "max_tokens":
                     self._tokens_parameter = "max_completion_tokens"
                     continue
-                self._check_status(error, fault)
+                self._check_status(error, problem)
                 delay = retry_after(error.response.headers)
             except openai.APIConnectionError as error:
-                fault = self._shown(f"{error.message} {error.__cause__ or ''}")
+                problem = self._shown(f"{error.message} {error.__cause__ or ''}")
                 if not self.answered.is_set():
                     raise UserError(
-                        f"{self.place}: cannot be reached ({fault}); is the server running, and --base-url right?"
+                        f"{self.base_url}: cannot be reached ({problem}); is the server running, and "
+                        f"{self.names.address} right?"
                     ) from None
             if retry == self.retries:
+                problem = f"{problem}, {retry} retries in vain"
                 if not self.answered.is_set():
-                    raise UserError(f"{self.place}: {fault}, {retry} retries in vain; check --model, or try later")
-                raise RecordError(f"{fault}, {retry} retries in vain")
-            await self._back_off(retry, delay, fault)
+                    raise UserError(f"{self.base_url}: {problem}; check {self.names.model}, or try later")
+                raise RequestError(problem)
+            await self._back_off(retry, delay, problem)
             retry += 1
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self.client.close()
 
     async def _send(self, messages: list[Message], tokens_parameter: str) -> str:
         options: dict[str, Any] = {tokens_parameter: self.max_tokens}
         if self.temperature is not None:
             options["temperature"] = self.temperature
         # The raw body, because the client builds its objects without checking them: any JSON would pass for a reply.
-        reply = await self.client.chat.completions.with_raw_response.create(
+        reply = await self._client.chat.completions.with_raw_response.create(
             model=self.model,
             messages=messages,
-            extra_headers=self.headers,
+            extra_headers=self._headers,
             **options,
         )
         return str(reply.http_response.text)
@@ -176,7 +205,7 @@ class Endpoint:
         self.answered.set()
         self._count(reply.get("usage"))
         if choice.get("finish_reason") == "length":
-            raise MalformedError(f"the answer was cut off at --max-tokens {self.max_tokens}; raise it")
+            raise MalformedError(f"the answer was cut off at {self.names.max_tokens} {self.max_tokens}; raise it")
         if not isinstance(text, str) or not text.strip():
             raise MalformedError(
                 f"the answer holds no text (finish_reason {self._shown(str(choice.get('finish_reason')))})"
@@ -194,29 +223,27 @@ class Endpoint:
         else:
             self.usage.without_usage += 1
 
-    def _check_status(self, error: "openai.APIStatusError", fault: str) -> None:
-        """Raise where trying the same request again is of no use: for the run, or for one record."""
-        status, early = error.status_code, not self.answered.is_set()
+    def _check_status(self, error: "openai.APIStatusError", problem: str) -> None:
+        """Raise where trying the same request again is of no use: for the run, or for this request."""
+        status, early, names = error.status_code, not self.answered.is_set(), self.names
         # Later on, 403 and 404 are also said of single requests: by moderation, or by a router without a host for them.
         if status == 401 or (status == 403 and early):
-            key = (
-                "the key in the variable of --api-key-env"
-                if self.api_key
-                else "a request without a key (--api-key-env)"
-            )
-            raise UserError(f"{self.place}: refuses {key} ({fault}); set a valid one") from None
+            refused = "the key" if self.api_key else "a request without a key"
+            raise UserError(f"{self.base_url}: refuses {refused} ({problem}); set a valid one ({names.key})") from None
         if status == 404 and early:
             raise UserError(
-                f"{self.place}: does not know --model {self._shown(self.model)}, or is not the address of the API ({fault}); "
-                "--base-url usually ends in /v1"
+                f"{self.base_url}: does not know {names.model} {self._shown(self.model)}, or is not the address of the API "
+                f"({problem}); {names.address} usually ends in /v1"
             ) from None
         if status == 402 or error.code == "insufficient_quota":
-            raise UserError(f"{self.place}: the account has no credit left ({fault})") from None
+            raise UserError(f"{self.base_url}: the account has no credit left ({problem})") from None
         if 300 <= status < 400:
             target = self._shown(error.response.headers.get("location", "elsewhere"))
-            raise UserError(f"{self.place}: redirects to {target}, which is not followed; correct --base-url") from None
+            raise UserError(
+                f"{self.base_url}: redirects to {target}, which is not followed; correct {names.address}"
+            ) from None
         if status not in (408, 409, 425, 429) and status < 500:
-            raise RecordError(fault) from None
+            raise RequestError(problem) from None
 
     async def _pause(self) -> None:
         """Wait as long as the endpoint has asked all of us to."""
@@ -225,16 +252,16 @@ class Endpoint:
             # Spread out, so that not all waiting requests come back in the same moment.
             await asyncio.sleep(rest + random.uniform(0, self.backoff))
 
-    async def _back_off(self, retry: int, asked: float | None, fault: str) -> None:
+    async def _back_off(self, retry: int, asked: float | None, problem: str) -> None:
         self.usage.retries += 1
         if not self.answered.is_set():
             # The progress bar stands still until the first answer: say why.
-            print(f"\n{self.place}: {fault}; retry {retry + 1} of {self.retries}", file=sys.stderr)
+            print(f"\n{self.base_url}: {problem}; retry {retry + 1} of {self.retries}", file=sys.stderr)
         if not asked:
             await asyncio.sleep(min(self.backoff * 2**retry, GREATEST_BACKOFF) * random.uniform(0.5, 1.0))
             return
         if asked > GREATEST_RETRY_AFTER:
-            raise UserError(f"{self.place}: asks to wait {asked:.0f} s ({fault}); run the same command again then")
+            raise UserError(f"{self.base_url}: asks to wait {asked:.0f} s ({problem}); run the same command again then")
         self._paused_until = max(self._paused_until, asyncio.get_running_loop().time() + asked)
 
     def _shown(self, text: str, limit: int = 200) -> str:
@@ -243,6 +270,65 @@ class Endpoint:
             text = text.replace(self.api_key, "***")
         text = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
         return text if len(text) <= limit else text[:limit] + "…"
+
+
+async def ask_all(
+    endpoint: Endpoint,
+    items: Mapping[str, Item],
+    ask: Callable[[Item], Awaitable[Result]],
+    keep: Callable[[str, Result], None],
+    *,
+    unit: str,
+    concurrency: int = CONCURRENCY,
+    give_up_after: int = GIVE_UP_AFTER,
+) -> dict[str, str]:
+    """Ask about many items at a time and hand each result, by its key, to `keep` as it comes, with a progress bar.
+
+    The first item is asked about alone, so that a wrong key or model costs one request. A `RequestError` fails its item
+    only, but `give_up_after` of them one after the other stop the run.
+
+    Returns:
+        Key -> reason, for the items that failed.
+
+    Raises:
+        UserError: the run had to stop.
+    """
+    failed: dict[str, str] = {}
+    in_a_row = 0
+    queue = iter(items.items())
+
+    async def work(first: bool) -> None:
+        nonlocal in_a_row
+        if not first:
+            await endpoint.answered.wait()
+        for key, item in queue:
+            try:
+                result = await ask(item)
+            except RequestError as reason:
+                failed[key] = str(reason)
+                in_a_row += 1
+                if in_a_row >= give_up_after:
+                    raise UserError(
+                        f"{endpoint.base_url}: {in_a_row} {unit}s failed one after the other, the last with: {reason}"
+                    ) from None
+            else:
+                in_a_row = 0
+                keep(key, result)
+            bar.set_postfix_str(f"{len(failed)} failed" if failed else "", refresh=False)
+            bar.update()
+        # The first worker ends here without an answer only if all items were refused: let the others end, too.
+        endpoint.answered.set()
+
+    async with endpoint:
+        with tqdm(total=len(items), unit=unit) as bar:
+            tasks = [asyncio.create_task(work(number == 0)) for number in range(min(concurrency, len(items)))]
+            try:
+                await asyncio.gather(*tasks)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+    return failed
 
 
 def _message_of(error: "openai.APIStatusError") -> str:
@@ -267,14 +353,14 @@ def _seconds(value: float) -> float | None:
     return None if math.isnan(value) else max(0.0, value)
 
 
-def check_url(url: str) -> str:
+def check_url(url: str, names: OptionNames = IN_WORDS) -> str:
     """The address of the API without a slash at its end.
 
     Raises:
         UserError: it is not one, or holds a key, which would end up in messages.
     """
     if "@" in url or "?" in url:
-        raise UserError("--base-url: must hold no user, password or ?query; give the key with --api-key-env")
+        raise UserError(f"{names.address}: must hold no user, password or ?query; give the key apart ({names.key})")
     try:
         parts = urlsplit(url)
         sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -282,14 +368,14 @@ def check_url(url: str) -> str:
     except ValueError:
         sound = False
     if not sound:
-        raise UserError(f"--base-url {url}: is not an address; write it like http://127.0.0.1:8000/v1")
+        raise UserError(f"{names.address} {url}: is not an address; write it like http://127.0.0.1:8000/v1")
     if parts.path.rstrip("/").endswith("/completions"):
-        raise UserError(f"--base-url {url}: leave out /chat/completions, the client adds it")
+        raise UserError(f"{names.address} {url}: leave out /chat/completions, the client adds it")
     return url.rstrip("/")
 
 
-def read_key(variable: str | None) -> str:
-    """The key from the environment; empty where none is set and no variable was named. Its value is in no message.
+def read_key(variable: str | None, names: OptionNames = IN_WORDS) -> str:
+    """The key from an environment variable, `None` for OPENAI_API_KEY, which need not be set. It is in no message.
 
     Raises:
         UserError: the named variable is not set, or what it holds cannot be a key.
@@ -298,7 +384,7 @@ def read_key(variable: str | None) -> str:
     # Whoever gives the key itself instead of a name must not see it printed: the name is not repeated either.
     if variable is not None and not key:
         raise UserError(
-            "--api-key-env: no environment variable of this name is set; it takes the NAME of one that holds the key"
+            f"{names.key}: no environment variable of this name is set; it takes the NAME of one that holds the key"
         )
     if not all("!" <= letter <= "~" for letter in key):
         raise UserError(

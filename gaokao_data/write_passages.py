@@ -1,4 +1,4 @@
-"""Have a large model behind any OpenAI-compatible endpoint write 课本内容 and 课外内容 for the records of a data file.
+"""Have a large model behind an OpenAI-compatible endpoint write 课本内容 and 课外内容 for the records of a data file.
 
     pip install openai==3.54.0
     export OPENAI_API_KEY=...        # or another variable: --api-key-env NAME; a local server needs none
@@ -6,22 +6,6 @@
         --base-url https://api.openai.com/v1 --model gpt-4.1-mini --limit 5
     python -m gaokao_data.write_passages items.json --out data/train.json \
         --base-url http://127.0.0.1:8000/v1 --model Qwen/Qwen2.5-72B-Instruct --concurrency 16
-
-Records that already have a passage are kept untouched (`--overwrite` asks for them too). The others must have question,
-answer and 解析: these are sent to the endpoint as the source of the topic, and nothing else of the record is.
-
-Paid once. Each result goes at once, as a whole line on the disk, to OUT.partial.jsonl; a run that was killed goes on
-from there. OUT is written at the end, in the order of the input, and the partial file is removed: the next run reads
-what is finished from OUT. A result belongs to what was asked (the texts of the record, the model, the version of the
-prompt), not to a position, so records may be added, moved or changed. An earlier OUT with passages that the new one
-does not have (another model, another input) is set aside beside it. OUT named .jsonl is JSON Lines, else a JSON list.
-
-Written into each record: "passage_source": {"mode": "model", "model": ..., "leak": ..., "key": ...}, where leak is the
-share of the answer's 8-grams that the passages contain. A passage that gives the answer away is asked for again; if
-none is clean, the best is kept and the record gets "leaks": true.
-
-Exit code 0; 1 where records failed: they stay out of OUT, and a later run asks for just them; 2 where the run had to
-stop (wrong command line, key refused, unknown model, endpoint down); 130 after Ctrl-C. What is finished is kept always.
 """
 
 import argparse
@@ -33,31 +17,47 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
+from functools import partial
+from itertools import islice, zip_longest
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple
 
-from gaokao.endpoint import BACKOFF, RETRIES, Endpoint, MalformedError, RecordError, Usage, check_url, read_key
+from gaokao.endpoint import (
+    CONCURRENCY,
+    GIVE_UP_AFTER,
+    MAX_TOKENS,
+    TIMEOUT,
+    Endpoint,
+    MalformedError,
+    OptionNames,
+    RequestError,
+    Usage,
+    ask_all,
+    check_url,
+    read_key,
+)
 from gaokao.errors import Interrupted, UserError, elsewhere, faults_text, run_script
 from gaokao.prompts import Message
-from gaokao.records import (
-    LEAKS,
-    CHAT_MARKER,
-    HEADER,
-    OUTSIDE,
-    TEXTBOOK,
-    Raw,
-    Record,
-    join_answers,
-    parse_record,
-    read_raw,
-)
-from gaokao.runs import write_json, write_text
+from gaokao.records import CHAT_MARKER, HEADER, LEAKS, OUTSIDE, TEXTBOOK, Record, join_answers, parse_record
+from gaokao.runs import Journal, write_json, write_text
+from gaokao.sources import Raw, collect_errors, read_raw
 from gaokao.text import LEAK_BOUND, leak_share
+
+HELP = """\
+Records that have a passage are kept untouched. The others must have question, answer and 解析: these are sent to the
+endpoint, and nothing else of the record is. A passage that gives the answer away is asked for again; if none is clean,
+the best is kept and the record gets "leaks": true. "passage_source" in each record says where its passages come from.
+
+Nothing is paid for twice: each result goes to OUT.partial.jsonl at once, and the same command goes on from there and
+from OUT. A result belongs to the texts of the record and the model, so records may be added, moved or changed. An
+earlier OUT with passages that the new one does not have is set aside beside it. OUT named .jsonl is JSON Lines.
+
+exit code: 0; 1 where records failed, which stay out of OUT until a later run; 2 where the run had to stop (wrong command
+line, key refused, unknown model, endpoint down); 130 after Ctrl-C. What is finished is kept always.
+"""
 
 # Part of the key of a result: raise it with the wording below, or results of the old wording pass for new ones.
 PROMPT_VERSION = 1
@@ -97,27 +97,19 @@ ASKS = 3
 ACCEPTED_WORDS = (60, 400)
 # Only words are counted, so that a model that falls into a loop of brackets or spaces has few of them.
 MAX_CHARACTERS = 4000
-
-CONCURRENCY = 8
-TIMEOUT = 120.0
-MAX_TOKENS = 2048
-# So many failures one after the other mean that the endpoint, not a record, is at fault; each may cost money.
-GIVE_UP_AFTER = 20
-
 # A file name has 255 bytes on all usual file systems, and what lies beside OUT has a longer one.
 MAX_NAME_BYTES = 200
 
 PASSAGE_SOURCE = "passage_source"
+OPTIONS = OptionNames("--base-url", "--api-key-env", "--model", "--timeout", "--max-tokens")
 
 
-@dataclass(frozen=True)
-class Passages:
-    """What the model wrote for one record."""
+class Passages(NamedTuple):
+    """What the model wrote for one record, and the share of the answer that it contains, 0 to 1."""
 
     textbook: str
     outside: str
     leak: float
-    """Share of the answer's 8-grams that the passages contain, 0 to 1."""
 
     @property
     def leaks(self) -> bool:
@@ -129,6 +121,7 @@ class Passages:
 class Summary:
     """Where the records of the input went, and what it cost."""
 
+    usage: Usage
     kept: int = 0
     """Had passages already."""
     reused: int = 0
@@ -140,7 +133,6 @@ class Summary:
     failed: dict[str, str] = field(default_factory=dict)
     """Id -> reason."""
     set_aside: Path | None = None
-    usage: Usage = field(default_factory=Usage)
 
 
 # --- what is asked --------------------------------------------------------------------------------------------------
@@ -207,15 +199,12 @@ def count_words(text: str) -> int:
     return len(re.findall(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+", text))
 
 
-# --- asking --------------------------------------------------------------------------------------------------------
-
-
 async def write_one(endpoint: Endpoint, record: Record) -> Passages:
     """Ask for the passages of one record, again where an answer is malformed or gives the answer away.
 
     Raises:
         UserError: the run must stop.
-        RecordError: no answer could be used.
+        RequestError: no answer could be used.
     """
     best: Passages | None = None
     note = reason = ""
@@ -223,10 +212,10 @@ async def write_one(endpoint: Endpoint, record: Record) -> Passages:
         endpoint.usage.asked_again += ask > 0
         try:
             textbook, outside = parse_passages(await endpoint.complete(render_task(record, note)))
-        except MalformedError as fault:
-            note, reason = MALFORMED_NOTE, str(fault)
+        except MalformedError as problem:
+            note, reason = MALFORMED_NOTE, str(problem)
             continue
-        except RecordError:
+        except RequestError:
             # A leaking answer that is paid for is worth more than none.
             if best:
                 break
@@ -239,172 +228,67 @@ async def write_one(endpoint: Endpoint, record: Record) -> Passages:
     if best:
         return best
     if not endpoint.answered.is_set():
-        raise UserError(f"{endpoint.place}: {reason}; --base-url usually ends in /v1")
-    raise RecordError(f"{reason} ({ASKS} answers)")
+        raise UserError(f"{endpoint.base_url}: {reason}; {OPTIONS.address} usually ends in /v1")
+    raise RequestError(f"{reason} ({ASKS} answers)")
 
 
-async def write_all(
-    endpoint: Endpoint,
-    pending: Mapping[str, Record],
-    keep: Callable[[str, Passages], None],
-    *,
-    concurrency: int,
-    give_up_after: int,
-) -> dict[str, str]:
-    """Ask for the passages of all `pending` records and hand each result to `keep` as it comes.
-
-    Args:
-        endpoint: whom to ask.
-        pending: result key -> record.
-        keep: called with key and passages; what it has taken is safe.
-        concurrency: greatest number of requests at a time. The first record is asked for alone, so that a wrong key or
-            model costs one request.
-        give_up_after: so many records failing one after the other stop the run.
-
-    Returns:
-        Key -> reason, for the records that failed.
-
-    Raises:
-        UserError: the run had to stop.
-    """
-    from tqdm import tqdm
-
-    failed: dict[str, str] = {}
-    in_a_row = 0
-    queue = iter(pending.items())
-
-    async def work(first: bool) -> None:
-        nonlocal in_a_row
-        if not first:
-            await endpoint.answered.wait()
-        for key, record in queue:
-            try:
-                passages = await write_one(endpoint, record)
-            except RecordError as reason:
-                failed[key] = str(reason)
-                in_a_row += 1
-                if in_a_row >= give_up_after:
-                    raise UserError(
-                        f"{endpoint.place}: {in_a_row} records failed one after the other, the last with: {reason}"
-                    ) from None
-            else:
-                in_a_row = 0
-                keep(key, passages)
-            bar.set_postfix_str(f"{len(failed)} failed" if failed else "", refresh=False)
-            bar.update()
-        # Where every record was refused, nothing has opened the way for the others; nothing is left for them either.
-        endpoint.answered.set()
-
-    with tqdm(total=len(pending), desc="passages", unit="record") as bar:
-        tasks = [asyncio.create_task(work(number == 0)) for number in range(min(concurrency, len(pending)))]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await endpoint.close()
-    return failed
-
-
-# --- what is kept ---------------------------------------------------------------------------------------------------
-
-
-class Journal:
-    """The partial file: results as they come, one line each, on the disk before the next request is paid for."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.results: dict[str, Passages] = {}
-        try:
-            self._file = path.open("a+b")
-            self._read()
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written to ({error.strerror}); choose another --out") from None
-
-    def _read(self) -> None:
-        self._file.seek(0)
-        content = self._file.read()
-        # A killed run may leave a torn last line: it is cut off, or the next line would be glued to it.
-        whole = content.rfind(b"\n") + 1
-        self._file.truncate(whole)
-        for line in content[:whole].splitlines():
-            with suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
-                row = json.loads(line)
-                self.results[row["key"]] = Passages(str(row[TEXTBOOK]), str(row[OUTSIDE]), float(row["leak"]))
-
-    def keep(self, key: str, passages: Passages) -> None:
-        """Add one result.
-
-        Raises:
-            UserError: it cannot be written (disk full).
-        """
-        row = {"key": key, TEXTBOOK: passages.textbook, OUTSIDE: passages.outside, "leak": passages.leak}
-        try:
-            self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be written to ({error.strerror}); make room") from None
-        self.results[key] = passages
-
-    def discard(self) -> None:
-        """Forget all results, which stand in OUT now; the file goes when the journal is closed."""
-        self.results.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._file.close()
-        if not self.results:
-            self.path.unlink(missing_ok=True)
+# --- the files ------------------------------------------------------------------------------------------------------
 
 
 def load_items(path: Path) -> list[Record]:
     """The records of the input; unlike for training, they need not have the key 课本内容 yet.
 
     Raises:
-        UserError: the file cannot be read, or holds faulty records: all of them, each with place and remedy.
+        UserError: the file cannot be read, or holds bad records: all of them, each with place and remedy.
     """
     if not os.path.exists(path):
         raise UserError(f"{path}: there is no such data file{elsewhere(path)}; check the name")
     records: dict[str, Record] = {}
-    faults: list[str] = []
-    for position, raw in enumerate(read_raw(path)):
-        if isinstance(raw.value, dict):
-            raw = Raw(raw.where, {TEXTBOOK: "", **raw.value})
-        record, found = parse_record(raw, position, "train")
-        faults += found
-        if record and record.id in records:
-            faults.append(f"{raw.where} (id {record.id}): the id is also that of another record; give it another")
-        elif record:
-            records[record.id] = record
-    if faults:
-        raise UserError(faults_text(f"{path}: {len(faults)} fault(s) in the records:", faults))
+    with collect_errors(path) as errors:
+        for position, raw in enumerate(read_raw(path)):
+            if isinstance(raw.value, dict):
+                raw = Raw(raw.where, {TEXTBOOK: "", **raw.value})
+            record, found = parse_record(raw, position, "train")
+            errors.add(*found)
+            if record and record.id in records:
+                errors.add(f"{raw.where} (id {record.id}): the id is also that of another record; give it another")
+            elif record:
+                records[record.id] = record
     if not records:
         raise UserError(f"{path}: holds no records; a data file is a JSON list or JSON Lines of records")
     return list(records.values())
 
 
-def read_out(out: Path) -> list[Any]:
-    """The rows an earlier run left in OUT, `None` for a damaged line; no rows where it is not there.
+def read_out(out: Path, source: Path) -> list[Any]:
+    """The rows that an earlier run left in OUT, `None` for a damaged line; makes its folder where it is not there.
 
     Raises:
-        UserError: it is there, but is not a data file.
+        UserError: OUT cannot be written, or is not a data file.
     """
-    if not os.path.exists(out):
-        return []
+    # The longest name that is written: a part of the partial file, or an earlier OUT that is set aside.
+    if len(os.fsencode(out.name)) > MAX_NAME_BYTES:
+        raise UserError(f"--out: the name of the file has more than {MAX_NAME_BYTES} bytes; choose a shorter one")
+    if os.path.isdir(out):
+        raise UserError(f"--out {out}: is a folder; name a file in it, such as {out / 'items.json'}")
+    if os.path.exists(out):
+        if out.samefile(source):
+            raise UserError(f"--out {out}: is the input file; name another one")
+        try:
+            return [raw.value for raw in read_raw(out)]
+        except UserError as error:
+            raise UserError(f"--out {out}: is there and is not a data file; name another file ({error})") from None
     try:
-        return [raw.value for raw in read_raw(out)]
-    except UserError as error:
-        raise UserError(f"--out {out}: is there and is not a data file; name another file ({error})") from None
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out.parent}: cannot be made ({error.strerror}); choose another --out") from None
+    return []
 
 
-def _finished(rows: list[Any]) -> Iterator[tuple[str, Passages]]:
+def finished(rows: Iterable[Any]) -> Iterator[tuple[str, Passages]]:
+    """Results by key, from rows of OUT or of the partial file; other rows are passed over."""
     for row in rows:
-        with suppress(LookupError, TypeError, ValueError):
-            source = row[PASSAGE_SOURCE]
+        with suppress(LookupError, TypeError, ValueError, AttributeError):
+            source = row.get(PASSAGE_SOURCE, row)
             if row[TEXTBOOK] and row[OUTSIDE]:
                 yield str(source["key"]), Passages(str(row[TEXTBOOK]), str(row[OUTSIDE]), float(source["leak"]))
 
@@ -418,7 +302,7 @@ def with_passages(record: Record, passages: Passages, key: str, model: str) -> R
     return replace(record, textbook=passages.textbook, outside=passages.outside, extra=extra)
 
 
-def _write_out(out: Path, records: list[Record], before: list[Any]) -> Path | None:
+def write_out(out: Path, records: list[Record], before: list[Any]) -> Path | None:
     """Write OUT, whole or not at all; set the earlier one aside if it holds passages that the new one does not."""
     rows = [record.to_dict() for record in records]
     carried = {(row[TEXTBOOK], row[OUTSIDE]) for row in rows}
@@ -426,6 +310,8 @@ def _write_out(out: Path, records: list[Record], before: list[Any]) -> Path | No
     if not all(isinstance(row, dict) and (row.get(TEXTBOOK), row.get(OUTSIDE)) in carried for row in before):
         stamp = time.strftime("%Y%m%d-%H%M%S")
         aside = out.with_name(f"{out.stem}-{stamp}{out.suffix}")
+        while aside.exists():
+            aside = aside.with_stem(f"{aside.stem}-2")
         os.replace(out, aside)
     if out.suffix == ".jsonl":
         write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -443,18 +329,11 @@ def _write_out(out: Path, records: list[Record], before: list[Any]) -> Path | No
 def write_passages(
     source: Path,
     out: Path,
+    endpoint: Endpoint,
     *,
-    base_url: str,
-    model: str,
-    api_key: str = "",
     concurrency: int = CONCURRENCY,
-    timeout: float = TIMEOUT,
-    max_tokens: int = MAX_TOKENS,
-    temperature: float | None = None,
     limit: int | None = None,
     overwrite: bool = False,
-    retries: int = RETRIES,
-    backoff: float = BACKOFF,
     give_up_after: int = GIVE_UP_AFTER,
 ) -> Summary:
     """Write the passages that the records of `source` lack, and all finished records to `out`.
@@ -462,100 +341,75 @@ def write_passages(
     Args:
         source: data file with question, answer and 解析.
         out: data file to write, with `out`.partial.jsonl beside it while the run lasts.
-        base_url: address of the API, as a rule ending in /v1.
-        model: name of the model at the endpoint.
-        api_key: sent to the endpoint and nowhere else; empty for none.
-        concurrency: greatest number of requests at a time.
-        timeout: seconds for one answer, from the first byte sent to the last received.
-        max_tokens: greatest length of one answer, thoughts included.
-        temperature: of sampling; `None` leaves it to the endpoint.
-        limit: greatest number of records to ask for now; `None` for all.
+        endpoint: whom to ask.
+        concurrency: maximum of records at a time.
+        limit: maximum of records to ask for now; `None` for all.
         overwrite: ask for records that already have passages, too.
-        retries: after 408, 409, 429, 5xx, timeouts and broken connections, per answer.
-        backoff: seconds before the first retry, doubled each time; less a random share of up to half.
         give_up_after: so many records failing one after the other stop the run.
 
     Raises:
         UserError: bad input, or the run had to stop; the text says what is kept.
         Interrupted: Ctrl-C; the same.
     """
-    # The longest name that is written: a part of the partial file, or an earlier OUT that is set aside.
-    if len(os.fsencode(out.name)) > MAX_NAME_BYTES:
-        raise UserError(f"--out: the name of the file has more than {MAX_NAME_BYTES} bytes; choose a shorter one")
     records = load_items(source)
-    if os.path.exists(out) and out.samefile(source):
-        raise UserError(f"--out {out}: is the input file; name another one")
-    if os.path.isdir(out):
-        raise UserError(f"--out {out}: is a folder; name a file in it, such as {out / 'items.json'}")
-    before = read_out(out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out.parent}: cannot be made ({error.strerror}); choose another --out") from None
-
-    summary = Summary()
-    with Journal(out.with_name(out.name + ".partial.jsonl")) as journal:
-        done = {**dict(_finished(before)), **journal.results}
-        wanted = {record.id: result_key(record, model) for record in records if overwrite or not _has_passage(record)}
+    before = read_out(out, source)
+    lacking = [record for record in records if overwrite or not (record.textbook or record.outside)]
+    wanted = {record.id: result_key(record, endpoint.model) for record in lacking}
+    summary, done = Summary(endpoint.usage), []
+    with Journal(out.with_name(out.name + ".partial.jsonl"), "choose another --out") as journal:
+        if journal.damaged:
+            print(f"{journal.path}: {len(journal.damaged)} damaged line(s) are passed over", file=sys.stderr)
+        earlier = dict(finished([*before, *journal.rows]))
         # Two records with the same texts are one request.
-        pending: dict[str, Record] = {}
-        for record in records:
-            key = wanted.get(record.id)
-            if key is not None and key not in done:
-                pending.setdefault(key, record)
-        asked = dict(list(pending.items())[:limit])
-        failed: dict[str, str] = {}
-        if asked:
-            endpoint = Endpoint(
-                base_url=base_url,
-                model=model,
-                api_key=api_key,
-                timeout=timeout,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                retries=retries,
-                backoff=backoff,
-            )
-            summary.usage = endpoint.usage
-            try:
-                failed = asyncio.run(
-                    write_all(endpoint, asked, journal.keep, concurrency=concurrency, give_up_after=give_up_after)
-                )
-            except KeyboardInterrupt:
-                raise Interrupted(_how_to_go_on(journal, endpoint.usage)) from None
-            except UserError as error:
-                raise UserError(f"{error}\n{_how_to_go_on(journal, endpoint.usage)}") from None
-
-        finished: list[Record] = []
+        pending = {wanted[record.id]: record for record in lacking if wanted[record.id] not in earlier}
+        pending = dict(islice(pending.items(), limit))
+        failed = _ask(endpoint, pending, journal, concurrency, give_up_after) if pending else {}
+        kept = dict(finished(journal.rows))
         for record in records:
             key = wanted.get(record.id)
             if key is None:
                 summary.kept += 1
-                finished.append(record)
-            elif passages := done.get(key) or journal.results.get(key):
-                summary.reused += key in done
-                summary.written += key not in done
-                finished.append(with_passages(record, passages, key, model))
+                done.append(record)
+            elif passages := earlier.get(key) or kept.get(key):
+                summary.reused += key in earlier
+                summary.written += key not in earlier
+                done.append(with_passages(record, passages, key, endpoint.model))
                 if passages.leaks:
                     summary.leaking.append(record.id)
             elif key in failed:
                 summary.failed[record.id] = failed[key]
             else:
                 summary.left += 1
-        if finished:
-            summary.set_aside = _write_out(out, finished, before)
+        if done:
+            summary.set_aside = write_out(out, done, before)
             # All of it stands in OUT now; results of another model or of changed records stay.
-            if set(journal.results) <= set(wanted.values()):
+            if set(kept) <= set(wanted.values()):
                 journal.discard()
     return summary
 
 
-def _has_passage(record: Record) -> bool:
-    return bool(record.textbook or record.outside)
+def _ask(
+    endpoint: Endpoint, pending: dict[str, Record], journal: Journal, concurrency: int, give_up_after: int
+) -> dict[str, str]:
+    """Ask for all of `pending` and keep each result; the reasons by key where it failed."""
+
+    def keep(key: str, passages: Passages) -> None:
+        journal.add({"key": key, TEXTBOOK: passages.textbook, OUTSIDE: passages.outside, "leak": passages.leak})
+
+    run = ask_all(
+        endpoint, pending, partial(write_one, endpoint), keep,
+        unit="record", concurrency=concurrency, give_up_after=give_up_after,
+    )  # fmt: skip
+    try:
+        return asyncio.run(run)
+    except KeyboardInterrupt:
+        raise Interrupted(_how_to_go_on(journal, endpoint.usage)) from None
+    except UserError as error:
+        raise UserError(f"{error}\n{_how_to_go_on(journal, endpoint.usage)}") from None
 
 
 def _how_to_go_on(journal: Journal, usage: Usage) -> str:
-    count = len(journal.results)
+    count = len(journal.rows)
     kept = f"{count} finished records are kept in {journal.path}; " if count else ""
     return f"{kept}the same command goes on with what is missing\ntokens    {usage}"
 
@@ -588,7 +442,11 @@ def _some(ids: list[str]) -> str:
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m gaokao_data.write_passages", description=(__doc__ or "").split("\n")[0], allow_abbrev=False
+        prog="python -m gaokao_data.write_passages",
+        description=(__doc__ or "").split("\n")[0],
+        epilog=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     add: Callable[..., Any] = parser.add_argument
     add("source", metavar="IN", type=Path, help="data file whose records have question, answer and 解析")
@@ -596,9 +454,27 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--base-url", metavar="URL", required=True, help="address of the API, such as http://127.0.0.1:8000/v1")
     add("--model", metavar="NAME", required=True, help="name of the model at the endpoint")
     add("--api-key-env", metavar="NAME", help="environment variable that holds the key; default: OPENAI_API_KEY if set")
-    add("--concurrency", metavar="N", type=int, default=CONCURRENCY, help="requests at a time; default: %(default)s")
-    add("--timeout", metavar="S", type=float, default=TIMEOUT, help="seconds for one answer; default: %(default)s")
-    add("--max-tokens", metavar="N", type=int, default=MAX_TOKENS, help="length of one answer; default: %(default)s")
+    add(
+        "--concurrency",
+        metavar="N",
+        type=int,
+        default=CONCURRENCY,
+        help="requests at a time; default: %(default)s",
+    )
+    add(
+        "--timeout",
+        metavar="S",
+        type=float,
+        default=TIMEOUT,
+        help="seconds for one answer; default: %(default)s",
+    )
+    add(
+        "--max-tokens",
+        metavar="N",
+        type=int,
+        default=MAX_TOKENS,
+        help="length of one answer; default: %(default)s",
+    )
     add("--temperature", metavar="T", type=float, help="0 to 2; default: the endpoint's own")
     add("--limit", metavar="N", type=int, help="ask for at most that many records now; a later run goes on")
     add("--overwrite", action="store_true", help="ask for records that already have passages, too")
@@ -620,26 +496,24 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> None:
     """Ask, write, report."""
     chosen = parse_arguments(arguments)
-    summary = write_passages(
-        chosen.source,
-        chosen.out,
-        base_url=check_url(chosen.base_url),
-        model=chosen.model,
-        api_key=read_key(chosen.api_key_env),
-        concurrency=chosen.concurrency,
+    endpoint = Endpoint(
+        check_url(chosen.base_url, OPTIONS),
+        chosen.model,
+        api_key=read_key(chosen.api_key_env, OPTIONS),
         timeout=chosen.timeout,
         max_tokens=chosen.max_tokens,
         temperature=chosen.temperature,
-        limit=chosen.limit,
-        overwrite=chosen.overwrite,
+        names=OPTIONS,
     )
+    summary = write_passages(
+        chosen.source, chosen.out, endpoint,
+        concurrency=chosen.concurrency, limit=chosen.limit, overwrite=chosen.overwrite,
+    )  # fmt: skip
     print(report(summary, chosen.out))
     if summary.failed:
-        faults = [f"{identity}: {reason}" for identity, reason in summary.failed.items()]
-        print(
-            faults_text(f"{len(faults)} record(s) failed; the same command asks for them again:", faults),
-            file=sys.stderr,
-        )
+        reasons = [f"{identity}: {reason}" for identity, reason in summary.failed.items()]
+        title = f"{len(reasons)} record(s) failed; the same command asks for them again:"
+        print(faults_text(title, reasons), file=sys.stderr)
         sys.exit(1)
 
 

@@ -1,7 +1,7 @@
 """write_passages asks each thing once, survives faults and kills, and keeps the key to itself.
 
-Against a real HTTP server on loopback whose faults are scripted. GAOKAO_SERVE_TEST=1 adds a run against a real model
-server: GAOKAO_SERVE_PYTHON names a Python that has `transformers[serving]`, GAOKAO_SERVE_MODEL a (tiny) model folder.
+Against a real HTTP server on loopback. GAOKAO_SERVE_TEST=1 adds a run against a real model server: GAOKAO_SERVE_PYTHON
+names a Python that has `transformers[serving]`, GAOKAO_SERVE_MODEL a (tiny) model folder.
 
     pip install openai==3.54.0
     python -m pytest tests/test_write_passages.py
@@ -10,32 +10,26 @@ server: GAOKAO_SERVE_PYTHON names a Python that has `transformers[serving]`, GAO
 import hashlib
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
+from chat_server import PROMPT_TOKENS, Reply, Seen, Server, completion, free_port, running_server
+from conftest import ROOT
 
-from gaokao.endpoint import OPENAI_PIN, MalformedError, check_url, read_key, retry_after
+from gaokao.endpoint import OPENAI_PIN, Endpoint, MalformedError
 from gaokao.errors import UserError
 from gaokao.records import load_records
 from gaokao_data import write_passages as module
-from gaokao_data.write_passages import Summary, count_words, main, parse_passages, write_passages
+from gaokao_data.write_passages import OPTIONS, Summary, count_words, main, parse_passages, write_passages
 
-ROOT = Path(__file__).resolve().parent.parent
 KEY = "sk-test-5ECRET-0123456789"
-PROMPT_TOKENS, COMPLETION_TOKENS = 100, 30
 
 TEXTBOOK_PART = "光合作用是绿色植物利用光能合成有机物并释放氧气的过程，它为几乎所有生物提供物质和能量来源。" * 3
 OUTSIDE_PART = "某农业研究团队在温室中安装了可调光谱的照明设备，用以观察蔬菜在不同季节的生长速度和品质变化。" * 3
@@ -46,116 +40,14 @@ def answer(textbook: str = TEXTBOOK_PART, outside: str = OUTSIDE_PART) -> str:
     return f"课本内容：{textbook}\n课外内容：{outside}"
 
 
-def completion(content: str | None, **extra: Any) -> dict[str, Any]:
-    """The body of a chat completion."""
-    usage = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": COMPLETION_TOKENS, "total_tokens": 130}
-    choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
-    body = {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
-    return {**body, **extra}
-
-
-@dataclass
-class Reply:
-    """What the server does with one request."""
-
-    status: int = 200
-    body: Any = None
-    headers: dict[str, str] = field(default_factory=dict)
-    delay: float = 0.0
-    hang_up: bool = False
-    dribble: float = 0.0
-    """Seconds to keep the connection alive with blanks, as busy services do, before the body."""
-
-
-@dataclass
-class Seen:
-    """One request as the server saw it."""
-
-    at: float
-    topic: str
-    task: str
-    body: dict[str, Any]
-    headers: dict[str, str]
-    path: str
-
-
 GOOD = Reply(body=completion(answer()))
-
-
-class Server(ThreadingHTTPServer):
-    """Answers every request well, except where `respond` or `faults` (used up one by one) say otherwise."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.seen: list[Seen] = []
-        self.faults: list[Reply] = []
-        self.respond: Callable[[Seen], Reply] = lambda seen: GOOD
-        self.lock = threading.Lock()
-        self.now = self.most = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    @property
-    def topics(self) -> list[str]:
-        return [seen.topic for seen in self.seen]
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that gave up waiting is part of the tests."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Server
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        task = body["messages"][-1]["content"]
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        found = re.search(r"第(\d+)题", task)
-        seen = Seen(time.monotonic(), found[1] if found else "", task, body, headers, self.path)
-        with self.server.lock:
-            self.server.seen.append(seen)
-            self.server.now += 1
-            self.server.most = max(self.server.most, self.server.now)
-            reply = self.server.faults.pop(0) if self.server.faults else self.server.respond(seen)
-        try:
-            time.sleep(reply.delay)
-            if reply.hang_up:
-                self.close_connection = True
-                return
-            content = (reply.body if isinstance(reply.body, str) else json.dumps(reply.body)).encode()
-            self.send_response(reply.status)
-            for name, value in {"Content-Type": "application/json", **reply.headers}.items():
-                self.send_header(name, value)
-            blanks = int(reply.dribble / 0.05)
-            self.send_header("Content-Length", str(blanks + len(content)))
-            self.end_headers()
-            for _ in range(blanks):
-                self.wfile.write(b" ")
-                time.sleep(0.05)
-            with self.server.lock:
-                self.server.now -= 1
-            self.wfile.write(content)
-        finally:
-            with self.server.lock:
-                self.server.now = max(0, self.server.now)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with running_server() as server:
+        server.respond = lambda seen: GOOD
+        yield server
 
 
 @pytest.fixture(autouse=True)
@@ -191,8 +83,12 @@ def source(tmp_path: Path) -> Path:
 
 
 def run(source: Path, out: Path, server: Server, **options: Any) -> Summary:
+    """A run with an endpoint that waits and retries briefly; `options` of the endpoint and of the run."""
+    own = {
+        name: options.pop(name) for name in ("concurrency", "limit", "overwrite", "give_up_after") if name in options
+    }
     settings = {"base_url": server.url, "model": "m", "api_key": KEY, "backoff": 0.01, "timeout": 5.0, **options}
-    return write_passages(source, out, **settings)
+    return write_passages(source, out, Endpoint(**settings, names=OPTIONS), **own)
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -253,13 +149,6 @@ def test_the_wording_of_the_prompt_belongs_to_its_version() -> None:
     )
 
 
-def test_no_more_requests_at_a_time_than_concurrency(tmp_path: Path, server: Server) -> None:
-    source = write_items(tmp_path / "in.json", *(item(number) for number in range(13)))
-    server.respond = lambda seen: Reply(body=completion(answer()), delay=0.1)
-    run(source, tmp_path / "out.json", server, concurrency=4)
-    assert server.most == 4
-
-
 def test_records_with_passages_are_kept_untouched_unless_overwrite(tmp_path: Path, server: Server) -> None:
     kept = item(1, 课本内容="自己写的一段。", passage_source={"mode": "related", "items": ["x"]})
     outside_only = item(2, 课外内容="自己写的另一段。")
@@ -296,15 +185,12 @@ def test_out_named_jsonl_is_json_lines(source: Path, tmp_path: Path, server: Ser
 @pytest.mark.parametrize(
     "reply",
     [
-        Reply(body="[" * 100_000),
-        Reply(body='{"choices":' * 50_000),
-        Reply(body="9" * 5_000),
         Reply(body=completion(answer("【" * 100_000))),
         Reply(body=completion(answer(TEXTBOOK_PART + "（" * 100_000))),
         Reply(body=completion("课本内容" + " " * 100_000 + "x\n课外内容" + "*" * 100_000 + "x")),
         Reply(body=completion(answer(TEXTBOOK_PART + " " * 100_000 + "x" + "\t" * 100_000))),
     ],
-    ids=["brackets", "objects", "digits", "only brackets", "brackets behind", "heads of blanks", "blanks"],
+    ids=["only brackets", "brackets behind", "heads of blanks", "blanks"],
 )
 def test_an_answer_of_100_000_signs_is_asked_for_again(
     reply: Reply, source: Path, tmp_path: Path, server: Server
@@ -319,13 +205,6 @@ def test_blank_lines_and_spaces_around_lines_leave_a_passage() -> None:
     first, second = TEXTBOOK_PART[:60], TEXTBOOK_PART[60:]
     text = answer(f"\n  {first} \t\n \n\n\u3000{second}  \n")
     assert parse_passages(text) == (f"{first}\n{second}", OUTSIDE_PART)
-
-
-def test_an_error_of_100_000_brackets_is_one_short_message(source: Path, tmp_path: Path, server: Server) -> None:
-    server.faults = [Reply(status=401, body="[" * 100_000)]
-    with pytest.raises(UserError, match="refuses the key") as error:
-        run(source, tmp_path / "out.json", server)
-    assert len(str(error.value)) < 800
 
 
 @pytest.mark.parametrize(
@@ -478,59 +357,6 @@ def test_a_killed_run_goes_on_where_it_stopped(stop: signal.Signals, tmp_path: P
 # --- faults of the endpoint -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        Reply(429, {"error": {"message": "slow down"}}),
-        Reply(500, "<html>oops</html>"),
-        Reply(503, {"detail": "loading"}),
-        Reply(delay=0.9, body=completion(answer())),
-        Reply(dribble=0.9, body=completion(answer())),
-    ],
-    ids=["429", "500", "503", "hangs", "dribbles"],
-)
-@pytest.mark.parametrize("place", ["first", "later"])
-def test_passing_faults_are_tried_again(fault: Reply, place: str, source: Path, tmp_path: Path, server: Server) -> None:
-    server.faults = [fault, fault] if place == "first" else [GOOD, fault, GOOD, fault]
-    summary = run(source, out := tmp_path / "out.json", server, timeout=0.3)
-    assert len(rows(out)) == 6 and summary.usage.retries == 2 and len(server.seen) == 8
-    assert summary.usage.prompt_tokens == 600 and summary.usage.completion_tokens == 180
-
-
-def test_a_connection_that_breaks_later_is_tried_again(source: Path, tmp_path: Path, server: Server) -> None:
-    server.faults = [GOOD, Reply(hang_up=True), GOOD]
-    assert run(source, tmp_path / "out.json", server, concurrency=1).usage.retries == 1
-    assert len(server.seen) == 7
-
-
-def test_retry_after_is_waited_for_by_all(source: Path, tmp_path: Path, server: Server) -> None:
-    server.faults = [GOOD, Reply(429, {}, headers={"Retry-After": "0.6"}), Reply(body=completion(answer()), delay=0.2)]
-    run(source, tmp_path / "out.json", server, concurrency=2)
-    refused = server.seen[1].at
-    assert len(server.seen) == 7
-    assert all(seen.at - refused >= 0.55 for seen in server.seen[3:])
-
-
-@pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [
-        ({}, None),
-        ({"retry-after": "2"}, 2.0),
-        ({"retry-after": "-2"}, 0.0),
-        ({"retry-after": "soon"}, None),
-        ({"retry-after": "nan"}, None),
-        ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
-    ],
-)
-def test_retry_after_is_read_as_seconds(headers: dict[str, str], seconds: float | None) -> None:
-    assert retry_after(headers) == seconds
-
-
-def test_retry_after_is_read_as_a_date() -> None:
-    headers = {"retry-after": formatdate(time.time() + 1000, usegmt=True)}
-    assert retry_after(headers) == pytest.approx(1000, abs=30)
-
-
 def test_a_record_that_fails_after_all_retries_is_the_only_one_missing(
     source: Path, tmp_path: Path, server: Server
 ) -> None:
@@ -548,13 +374,7 @@ def test_a_record_that_fails_after_all_retries_is_the_only_one_missing(
 
 
 MALFORMED = {
-    "broken JSON": '{"choices": [{"message": {"content": "课本',
     "not JSON": "<html>welcome</html>",
-    "another shape": {"error": {"message": "upstream"}},
-    "no choices": completion(None, choices=[]),
-    "choices null": completion(None, choices=None),
-    "no content": completion(None),
-    "empty content": completion("  "),
     "no heads": completion("好的，我来写。" * 40),
     "one part": completion(f"课本内容：{TEXTBOOK_PART}"),
     "too short": completion(answer("太短。")),
@@ -585,28 +405,6 @@ def test_malformed_answers_are_asked_for_again_a_bounded_number_of_times(
     assert summary.usage.prompt_tokens == replies * PROMPT_TOKENS
 
 
-def test_half_a_surrogate_pair_in_an_answer_does_no_harm(source: Path, tmp_path: Path, server: Server) -> None:
-    server.faults = [Reply(body=completion(answer(TEXTBOOK_PART + "\ud83d")))]
-    run(source, out := tmp_path / "out.json", server, limit=1)
-    assert rows(out)[0]["课本内容"] == TEXTBOOK_PART + "?"
-
-
-def test_a_reply_without_usage_is_counted_as_such(source: Path, tmp_path: Path, server: Server) -> None:
-    server.faults = [Reply(body=completion(answer(), usage=None))]
-    usage = run(source, tmp_path / "out.json", server).usage
-    assert (usage.replies, usage.without_usage, usage.prompt_tokens) == (6, 1, 500)
-    assert "(1 without a count)" in str(usage)
-
-
-def test_a_refused_request_fails_its_record_only_and_is_not_repeated(
-    source: Path, tmp_path: Path, server: Server
-) -> None:
-    server.respond = lambda seen: Reply(400, {"error": {"message": "risk"}}) if seen.topic in "05" else GOOD
-    summary = run(source, out := tmp_path / "out.json", server)
-    assert summary.failed == {"r0": "HTTP 400: risk", "r5": "HTTP 400: risk"}
-    assert len(server.seen) == 6 and len(rows(out)) == 4
-
-
 def test_where_all_requests_are_refused_none_hangs_and_out_is_not_written(
     source: Path, tmp_path: Path, server: Server
 ) -> None:
@@ -625,36 +423,6 @@ def test_many_failures_in_a_row_stop_the_run(tmp_path: Path, server: Server) -> 
     assert len(server.seen) == 3 + 4 * 3 and partial(out).exists()
 
 
-def test_models_that_want_max_completion_tokens_get_it(source: Path, tmp_path: Path, server: Server) -> None:
-    message = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
-    server.respond = lambda seen: Reply(400, {"error": {"message": message}}) if "max_tokens" in seen.body else GOOD
-    assert run(source, tmp_path / "out.json", server).written == 6
-    assert len(server.seen) == 7 and server.seen[-1].body["max_completion_tokens"] == module.MAX_TOKENS
-
-
-FATAL = {
-    "401": (Reply(401, {"error": {"message": f"Incorrect API key provided: {KEY}"}}), r"refuses the key.*\*\*\*"),
-    "403": (Reply(403, {"error": {"message": "not allowed"}}), "refuses the key.*not allowed"),
-    "404": (Reply(404, {"error": {"message": "no such model"}}), "does not know --model m.*no such model.*/v1"),
-    "402": (Reply(402, {"error": {"message": "pay"}}), "no credit left"),
-    "quota": (Reply(429, {"error": {"message": "x", "code": "insufficient_quota"}}), "no credit left"),
-    "redirect": (Reply(307, "", headers={"Location": "http://127.0.0.1:9/v1"}), "redirects to http://127.0.0.1:9"),
-    "long wait": (Reply(429, {}, headers={"Retry-After": "4000"}), "asks to wait 4000 s"),
-}
-
-
-@pytest.mark.parametrize(("reply", "message"), FATAL.values(), ids=FATAL)
-def test_what_no_retry_can_mend_stops_at_the_first_request(
-    reply: Reply, message: str, source: Path, tmp_path: Path, server: Server
-) -> None:
-    server.respond = lambda seen: reply
-    with pytest.raises(UserError, match=message) as caught:
-        run(source, out := tmp_path / "out.json", server)
-    assert len(server.seen) == 1
-    assert server.url in str(caught.value) and KEY not in str(caught.value)
-    assert list(tmp_path.iterdir()) == [source] and not out.exists()
-
-
 def test_a_key_that_is_refused_in_the_middle_keeps_what_is_finished(
     source: Path, tmp_path: Path, server: Server
 ) -> None:
@@ -671,29 +439,6 @@ def test_nonsense_from_the_start_stops_with_the_likely_cause(source: Path, tmp_p
     with pytest.raises(UserError, match=r"not a chat completion: <html>welcome</html>; --base-url usually ends in /v1"):
         run(source, tmp_path / "out.json", server)
     assert len(server.seen) == module.ASKS
-
-
-@pytest.mark.parametrize("fault", [Reply(503, "loading"), Reply(delay=0.4)], ids=["503", "hangs"])
-def test_an_endpoint_that_never_answers_stops_the_run(
-    fault: Reply, source: Path, tmp_path: Path, server: Server
-) -> None:
-    server.respond = lambda seen: fault
-    with pytest.raises(UserError, match=r"(loading|--timeout).* 2 retries in vain"):
-        run(source, tmp_path / "out.json", server, retries=2, timeout=0.2)
-    assert len(server.seen) == 3
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def test_an_endpoint_that_is_down_stops_at_once(source: Path, tmp_path: Path, server: Server) -> None:
-    begin = time.monotonic()
-    with pytest.raises(UserError, match=r"127\.0\.0\.1.*cannot be reached.*is the server running"):
-        run(source, tmp_path / "out.json", server, base_url=f"http://127.0.0.1:{free_port()}/v1", backoff=60)
-    assert time.monotonic() - begin < 5 and list(tmp_path.iterdir()) == [source]
 
 
 # --- leaks ----------------------------------------------------------------------------------------------------------
@@ -792,39 +537,8 @@ def test_without_a_key_no_authorization_is_sent(
         "1 written, 0 from an earlier run, 0 had some already, 0 failed, 5 left by --limit" in capsys.readouterr().out
     )
     server.respond = lambda seen: Reply(401, {"error": {"message": "who?"}})
-    with pytest.raises(UserError, match=r"refuses a request without a key \(--api-key-env\)"):
+    with pytest.raises(UserError, match=r"refuses a request without a key .*who.*\(--api-key-env\)"):
         main(command(source, tmp_path / "out.json", server.url)[3:])
-
-
-def test_bad_keys_are_not_repeated_in_the_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert read_key(None) == ""
-    with pytest.raises(UserError, match="NAME of one that holds the key") as caught:
-        read_key(KEY)  # the key itself instead of a name
-    assert KEY not in str(caught.value)
-    monkeypatch.setenv("MY_KEY", f"{KEY}\nx")
-    with pytest.raises(UserError, match="no key has") as caught:
-        read_key("MY_KEY")
-    assert KEY not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("url", "message"),
-    [
-        ("127.0.0.1:8000/v1", "is not an address"),
-        ("ftp://host/v1", "is not an address"),
-        ("http://my host/v1", "is not an address"),
-        ("http://host/v1\n", "is not an address"),
-        ("http://host:99999/v1", "is not an address"),
-        ("http://host/v1/chat/completions", "leave out /chat/completions"),
-        (f"http://user:{KEY}@host/v1", "must hold no user, password"),
-        (f"http://host/v1?key={KEY}", "must hold no user, password"),
-    ],
-)
-def test_a_base_url_that_cannot_work_is_refused(url: str, message: str) -> None:
-    with pytest.raises(UserError, match=message) as caught:
-        check_url(url)
-    assert KEY not in str(caught.value)
-    assert check_url("https://api.example.org/v1/") == "https://api.example.org/v1"
 
 
 @pytest.mark.parametrize(
@@ -861,8 +575,7 @@ def test_a_missing_client_is_named_with_its_pin(
     assert list(tmp_path.iterdir()) == [source]
 
 
-def test_the_pin_is_what_the_tests_run_with() -> None:
-    assert f"openai=={openai.__version__}" == OPENAI_PIN
+def test_the_commands_install_the_pinned_client() -> None:
     assert OPENAI_PIN in (module.__doc__ or "")
 
 
@@ -886,10 +599,8 @@ def test_against_a_real_model_server(source: Path, tmp_path: Path) -> None:
                         break
                 time.sleep(0.5)
             # A tiny model writes no passages: each of its answers is counted, asked for again and given up.
-            summary = write_passages(
-                source, tmp_path / "out.json", base_url=f"http://127.0.0.1:{port}/v1", model=model,
-                max_tokens=64, limit=2, concurrency=2,
-            )  # fmt: skip
+            endpoint = Endpoint(f"http://127.0.0.1:{port}/v1", model, max_tokens=64)
+            summary = write_passages(source, tmp_path / "out.json", endpoint, limit=2, concurrency=2)
         finally:
             process.terminate()
             process.wait(20)
