@@ -65,11 +65,9 @@ def wrap_width(text: str) -> int:
 
 
 def join_lines(text: str, width: int) -> str:
-    """Join the lines that the page layout broke; keep breaks before options, sub-questions, paragraphs and verse.
+    """Join the lines that the page layout broke at column `width`; keep options, sub-questions, paragraphs and verse.
 
-    Args:
-        text: the text with its original spaces: an indent or a double space at a line's end marks a paragraph.
-        width: the column of the layout's breaks (`wrap_width`), 0 for a text without such breaks.
+    Spaces are cleaned later: an indent, or a double space at a line's end, marks a paragraph.
     """
     lines: list[str] = []
     raws = text.split("\n")
@@ -175,11 +173,7 @@ def mark_blanks(text: str) -> str:
 def restore_blanks(question: str, others: str, kind: str) -> str:
     """Write `____` where the print's underlined blank shrank to one space, or to nothing at the end of a 填空题.
 
-    Args:
-        question: the stem as read.
-        others: 解析 and answer of the item: single spaces between Han characters there show that in this print such
-            spaces mean nothing, and then none is taken for a blank.
-        kind: the kind of the item.
+    `others` are 解析 and answers: where single spaces stand between Han characters there too, they mean nothing.
     """
     stray = re.search(rf"(?<=[{CJK}]) (?=[{CJK}])", others)
     if kind in ("填空题", "主观题") and not stray and not re.search(r"\$|  \n|（ ", question):
@@ -267,8 +261,7 @@ _CONCLUSION = re.compile(
 def clean_analysis(text: str, width: int, several: bool) -> str:
     """Clean a 解析: no section markers, no 点评 boilerplate, and a conclusion written in one way, `故选：C。`.
 
-    Args:
-        several: the item has sub-questions; their `【17题详解】` stays as `17．`.
+    Where an item has several sub-questions, their `【17题详解】` stays as `17．`.
     """
     text = mark_blanks(text)
     text = re.sub(r"【点评(?!】)", "【点评】", text)
@@ -345,11 +338,9 @@ _NUMBERS = re.compile(r"(?:完成|回答)(?:下面|下列)?第?[（(]?\d{1,2}[�
 
 
 def clean_set(question: str, count: int, width: int) -> tuple[str, int]:
-    """A text with several single-choice questions, each as `（1）stem` and one line per option.
+    """A set as its text, each question as `（1）stem` and one line per option, and the number of the first in print.
 
-    Returns:
-        The question, and the number that its first sub-question had in print (to renumber the 解析 too). It is 0 where
-        the sub-questions were not found one by one, or number blanks in the text: then only the layout is cleaned.
+    The number is 0 where the questions are not found one by one, or number blanks: then only the layout is cleaned.
     """
     question = strip_head(question)
     blanks = re.search(r"_\s*\d{2}\s*_|\D {2,}\d{2} {2,}\D", question)

@@ -2,13 +2,14 @@
 
     git clone https://github.com/OpenLMLab/GAOKAO-Bench
     python -m gaokao_data.import_gaokao_bench GAOKAO-Bench --out data/gaokao
-    python -m gaokao_data.import_gaokao_bench GAOKAO-Bench --out data/small --types 单选题 --subjects 生物 历史 政治 \
+    python -m gaokao_data.import_gaokao_bench GAOKAO-Bench --out data/small --types 单选题 --subjects 生物 历史 政治 \\
         --max-chars 900 --limit-train 300 --limit-test 48
 
 Writes train.json (years before --test-from-year) and test.json (the others). Each item read is imported, or counted in
 the printed table under the reason why not. The benchmark has no passages: related builds 课本内容 from the 解析 of other
 items of the subject and of earlier years, own takes that of the item, which gives the answer away, none leaves it empty.
-Files that an import did not write, or that were changed since, are never overwritten.
+单选题组 are several 单选题 about one text. Files that an import did not write, or that were changed since, are never
+overwritten.
 
 Exit code 0; 1 where some files could not be read (the others are imported); 2 for a wrong command line, a folder that
 is not GAOKAO-Bench, no item left, or a file that is not to be overwritten.
@@ -24,6 +25,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -107,6 +109,7 @@ def find_sources(root: Path) -> list[Source]:
 
 
 def _slug(name: str) -> str:
+    """What an id says of its file: `Political_Science_MCQs` is `politics-mcq`."""
     words = name.lower().replace("_", " ")
     for long, short in SLUG_SHORT.items():
         words = words.replace(long, short)
@@ -234,7 +237,7 @@ def require_usable(record: Record) -> Record:
 
 @dataclass
 class Import:
-    """The records of both files, and where every item read went."""
+    """The records of both files, and where each item read went."""
 
     train: list[Record] = field(default_factory=list)
     test: list[Record] = field(default_factory=list)
@@ -339,11 +342,9 @@ def spread(records: list[Record], limit: int) -> list[Record]:
     for subject, queue in queues.items():
         random.Random(f"{SEED} {subject}").shuffle(queue)
         queue.sort(key=lambda record: not record.textbook)
-    chosen: set[str] = set()
-    while len(chosen) < limit and any(queues.values()):
-        for subject in SUBJECTS:
-            if queues[subject] and len(chosen) < limit:
-                chosen.add(queues[subject].pop(0).id)
+    turns = zip_longest(*(queues[subject] for subject in SUBJECTS))
+    drawn = [record.id for turn in turns for record in turn if record is not None]
+    chosen = set(drawn[:limit])
     return [record for record in records if record.id in chosen]
 
 
@@ -351,7 +352,7 @@ def spread(records: list[Record], limit: int) -> list[Record]:
 
 
 def report(result: Import) -> str:
-    """The tables of an import: where every item went, and the imported ones by subject and type."""
+    """Where each item went, and the imported ones by subject and type."""
     rows = [("imported: train.json", len(result.train)), ("imported: test.json", len(result.test))]
     rows += [(name if ":" in name else f"dropped: {name}", n) for name, n in sorted(result.dropped.items()) if n]
     lines = [f"{pad(name, 44)}{number:>7,}" for name, number in rows]
@@ -402,9 +403,9 @@ def _figures(shares: list[float]) -> str:
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """The command line; its names are the parameters of `import_bench`, and `out`."""
     parser = argparse.ArgumentParser(
-        prog="python -m gaokao_data.import_gaokao_bench",
+        usage="python -m gaokao_data.import_gaokao_bench SRC --out DIR [options]",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28),
         allow_abbrev=False,
     )
     add: Callable[..., Any] = parser.add_argument
@@ -413,8 +414,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--test-from-year", metavar="YEAR", type=int, default=TEST_FROM_YEAR, help="default: %(default)s")
     add("--passages", choices=MODES, default="related", help="default: %(default)s")
     add("--passage-chars", metavar=("MIN", "MAX"), type=int, nargs=2, default=PASSAGE_CHARS, help="default: 100 400")
-    add("--types", nargs="+", choices=KINDS, default=KINDS, help=f"default: all; {SET} has several answers each")
-    add("--subjects", nargs="+", choices=SUBJECTS, default=SUBJECTS, help="default: all")
+    add("--types", metavar="TYPE", nargs="+", choices=KINDS, default=KINDS, help=f"default: {' '.join(KINDS)}")
+    add("--subjects", metavar="NAME", nargs="+", choices=SUBJECTS, default=SUBJECTS, help="default: all nine")
     add("--max-chars", metavar="N", type=int, help="maximum length of question, answer and 解析 together")
     add("--limit-train", metavar="N", type=int, help="that many training items, spread over the subjects")
     add("--limit-test", metavar="N", type=int, help="that many test items, spread over the subjects")
