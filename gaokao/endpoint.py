@@ -3,7 +3,6 @@
 import asyncio
 import email.utils
 import json
-import math
 import os
 import random
 import sys
@@ -154,7 +153,7 @@ class Endpoint:
         while True:
             await self._pause()
             parameter = self._tokens_parameter
-            delay: float | None = None
+            delay = 0.0
             try:
                 async with asyncio.timeout(self.timeout):
                     return self._text_of(await self._send(messages, parameter))
@@ -252,7 +251,7 @@ class Endpoint:
             # Spread out, so that not all waiting requests come back in the same moment.
             await asyncio.sleep(rest + random.uniform(0, self.backoff))
 
-    async def _back_off(self, retry: int, asked: float | None, problem: str) -> None:
+    async def _back_off(self, retry: int, asked: float, problem: str) -> None:
         self.usage.retries += 1
         if not self.answered.is_set():
             # The progress bar stands still until the first answer: say why.
@@ -338,19 +337,17 @@ def _message_of(error: "openai.APIStatusError") -> str:
     return str(error.response.text)
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a reply asks to wait (`Retry-After` as seconds or date, `retry-after-ms`); `None` where it does not."""
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds that a reply asks to wait (`Retry-After` as seconds or date, `retry-after-ms`); 0 where it does not."""
+    seconds = 0.0
     with suppress(KeyError, ValueError):
-        return _seconds(float(headers["retry-after-ms"]) / 1000)
+        seconds = email.utils.parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time()
     with suppress(KeyError, ValueError):
-        return _seconds(float(headers["retry-after"]))
+        seconds = float(headers["retry-after"])
     with suppress(KeyError, ValueError):
-        return _seconds(email.utils.parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time())
-    return None
-
-
-def _seconds(value: float) -> float | None:
-    return None if math.isnan(value) else max(0.0, value)
+        seconds = float(headers["retry-after-ms"]) / 1000
+    # What is no number is not above 0 either.
+    return seconds if seconds > 0 else 0.0
 
 
 def check_url(url: str, names: OptionNames = IN_WORDS) -> str:

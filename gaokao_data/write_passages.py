@@ -39,24 +39,24 @@ from gaokao.endpoint import (
     check_url,
     read_key,
 )
-from gaokao.errors import Interrupted, UserError, elsewhere, faults_text, run_script
+from gaokao.errors import Interrupted, UserError, faults_text, run_script
 from gaokao.prompts import Message
 from gaokao.records import CHAT_MARKER, HEADER, LEAKS, OUTSIDE, TEXTBOOK, Record, join_answers, parse_record
 from gaokao.runs import Journal, write_json, write_text
-from gaokao.sources import Raw, collect_errors, read_raw
+from gaokao.sources import FORMATS, collect_errors, read_raw
 from gaokao.text import LEAK_BOUND, leak_share
 
 HELP = """\
 Records that have a passage are kept untouched. The others must have question, answer and 解析: these are sent to the
-endpoint, and nothing else of the record is. A passage that gives the answer away is asked for again; if none is clean,
-the best is kept and the record gets "leaks": true. "passage_source" in each record says where its passages come from.
+endpoint, and nothing else of the record. Passages that give the answer away are asked for again; if none are clean, the
+best are kept and the record is marked "leaks": true.
 
 Nothing is paid for twice: each result goes to OUT.partial.jsonl at once, and the same command goes on from there and
-from OUT. A result belongs to the texts of the record and the model, so records may be added, moved or changed. An
-earlier OUT with passages that the new one does not have is set aside beside it. OUT named .jsonl is JSON Lines.
+from OUT. Records may be added, moved or changed meanwhile. An earlier OUT with passages that the new one does not have
+is set aside beside it. OUT named .jsonl is JSON Lines.
 
-exit code: 0; 1 where records failed, which stay out of OUT until a later run; 2 where the run had to stop (wrong command
-line, key refused, unknown model, endpoint down); 130 after Ctrl-C. What is finished is kept always.
+exit code: 0; 1 where records failed, which stay out of OUT until a later run; 2 where the run had to stop; 130 after
+Ctrl-C. What is finished is always kept.
 """
 
 # Part of the key of a result: raise it with the wording below, or results of the old wording pass for new ones.
@@ -239,15 +239,13 @@ def load_items(path: Path) -> list[Record]:
     """The records of the input; unlike for training, they need not have the key 课本内容 yet.
 
     Raises:
-        UserError: the file cannot be read, or holds bad records: all of them, each with place and remedy.
+        UserError: the file cannot be read, or holds no records, or bad ones: all of them, each with place and remedy.
     """
-    if not os.path.exists(path):
-        raise UserError(f"{path}: there is no such data file{elsewhere(path)}; check the name")
     records: dict[str, Record] = {}
     with collect_errors(path) as errors:
         for position, raw in enumerate(read_raw(path)):
             if isinstance(raw.value, dict):
-                raw = Raw(raw.where, {TEXTBOOK: "", **raw.value})
+                raw = raw._replace(value={TEXTBOOK: "", **raw.value})
             record, found = parse_record(raw, position, "train")
             errors.add(*found)
             if record and record.id in records:
@@ -255,7 +253,7 @@ def load_items(path: Path) -> list[Record]:
             elif record:
                 records[record.id] = record
     if not records:
-        raise UserError(f"{path}: holds no records; a data file is a JSON list or JSON Lines of records")
+        raise UserError(f"{path}: holds no records; {FORMATS}")
     return list(records.values())
 
 
@@ -365,12 +363,13 @@ def write_passages(
         pending = dict(islice(pending.items(), limit))
         failed = _ask(endpoint, pending, journal, concurrency, give_up_after) if pending else {}
         kept = dict(finished(journal.rows))
+        results = earlier | kept
         for record in records:
             key = wanted.get(record.id)
             if key is None:
                 summary.kept += 1
                 done.append(record)
-            elif passages := earlier.get(key) or kept.get(key):
+            elif passages := results.get(key):
                 summary.reused += key in earlier
                 summary.written += key not in earlier
                 done.append(with_passages(record, passages, key, endpoint.model))
@@ -422,18 +421,13 @@ def report(summary: Summary, out: Path) -> str:
         f"tokens    {summary.usage}",
     ]
     if summary.leaking:
-        lines.append(
-            f'leaks     {len(summary.leaking)} give the answer away, marked "{LEAKS}": {_some(summary.leaking)}'
-        )
+        some = " ".join(summary.leaking[:5]) + (" …" if len(summary.leaking) > 5 else "")
+        lines.append(f'leaks     {len(summary.leaking)} give the answer away, marked "{LEAKS}": {some}')
     if summary.set_aside:
         lines.append(f"aside     the earlier {out.name} held other passages; it is now {summary.set_aside}")
     if summary.written + summary.reused + summary.kept:
         lines.append(f"written   {out}")
     return "\n".join(lines)
-
-
-def _some(ids: list[str]) -> str:
-    return " ".join(ids[:5]) + (" …" if len(ids) > 5 else "")
 
 
 # --- the command line -----------------------------------------------------------------------------------------------
@@ -454,27 +448,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--base-url", metavar="URL", required=True, help="address of the API, such as http://127.0.0.1:8000/v1")
     add("--model", metavar="NAME", required=True, help="name of the model at the endpoint")
     add("--api-key-env", metavar="NAME", help="environment variable that holds the key; default: OPENAI_API_KEY if set")
-    add(
-        "--concurrency",
-        metavar="N",
-        type=int,
-        default=CONCURRENCY,
-        help="requests at a time; default: %(default)s",
-    )
-    add(
-        "--timeout",
-        metavar="S",
-        type=float,
-        default=TIMEOUT,
-        help="seconds for one answer; default: %(default)s",
-    )
-    add(
-        "--max-tokens",
-        metavar="N",
-        type=int,
-        default=MAX_TOKENS,
-        help="length of one answer; default: %(default)s",
-    )
+    add("--concurrency", metavar="N", type=int, default=CONCURRENCY, help="requests at a time; default: %(default)s")
+    add("--timeout", metavar="S", type=float, default=TIMEOUT, help="seconds for one answer; default: %(default)s")
+    add("--max-tokens", metavar="N", type=int, default=MAX_TOKENS, help="length of one answer; default: %(default)s")
     add("--temperature", metavar="T", type=float, help="0 to 2; default: the endpoint's own")
     add("--limit", metavar="N", type=int, help="ask for at most that many records now; a later run goes on")
     add("--overwrite", action="store_true", help="ask for records that already have passages, too")

@@ -141,15 +141,15 @@ def test_retry_after_is_waited_for_by_all(server: Server) -> None:
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [
-        ({}, None),
+        ({}, 0.0),
         ({"retry-after": "2"}, 2.0),
         ({"retry-after": "-2"}, 0.0),
-        ({"retry-after": "soon"}, None),
-        ({"retry-after": "nan"}, None),
+        ({"retry-after": "soon"}, 0.0),
+        ({"retry-after": "nan"}, 0.0),
         ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
     ],
 )
-def test_retry_after_is_read_as_seconds(headers: dict[str, str], seconds: float | None) -> None:
+def test_retry_after_is_read_as_seconds(headers: dict[str, str], seconds: float) -> None:
     assert retry_after(headers) == seconds
 
 
