@@ -235,10 +235,13 @@ def _nearest(name: str, choices: list[str], prefix: str = "") -> str:
 
 
 def _shown(value: Any) -> str:
+    """A value as a message names it."""
     return "null" if value is None else _short(repr(value))
 
 
 def _short(text: str, limit: int = 60) -> str:
+    """A text of the user on one line, and nothing in it that a terminal would obey."""
+    text = text if text.isprintable() else repr(text)[1:-1]
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
 
 
@@ -447,25 +450,24 @@ def _read_file(path: Path) -> _File:
 
 
 def _read_text(path: Path) -> str:
+    name = _short(str(path), 200)
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
-            size = MAX_BYTES // 1024
-            raise UserError(f"{path}: has more than {size} KB; the shipped one has 6: is it a configuration?")
+            raise UserError(
+                f"{name}: has more than {MAX_BYTES // 1024} KB; the shipped one has 6: is it a configuration?"
+            )
         return content.decode("utf-8-sig")
     except FileNotFoundError:
-        raise UserError(
-            f"{path}: there is no such configuration file; give one with --config FILE{elsewhere(path)}"
-        ) from None
+        hint = elsewhere(path)
+        raise UserError(f"{name}: there is no such configuration file; give one with --config FILE{hint}") from None
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}:{line}: is not UTF-8 text; save it as UTF-8") from None
+        raise UserError(f"{name}:{line}: is not UTF-8 text; save it as UTF-8") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"{_short(str(path))}: cannot be read ({reason}); give another file with --config FILE"
-        ) from None
+        raise UserError(f"{name}: cannot be read ({reason}); give another file with --config FILE") from None
 
 
 def _no_empty(tree: dict[str, Any]) -> dict[str, Any]:

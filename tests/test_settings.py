@@ -312,6 +312,10 @@ DEEP = "".join(f"{' ' * level}a:\n" for level in range(200))
         (f"model:\n  {'x' * 900}: 1\n  {'x' * 900}: 1", "… (906 characters) is given twice (first on line 2)"),
         (f"%TAG ! {'x' * 5000}\n---\na: !b c", "is not YAML as it is read here (tags (xxx"),
         ("output: {run: 42}", "output.run = 42: input should be a valid string; write a text that looks like a number"),
+        ('"a\\e[31m\\nb": 3', r"c.yaml:1: a\x1b[31m\nb is not a known key"),
+        ('train: {"\\e": 3, "\\e": 4}', r"c.yaml:1: train.\x1b is given twice"),
+        ('"\\e": {"a": 3}\n1: "\\e"', "the key 1 is not a name"),
+        ('? "\\e"\n: &a 1', "(anchors and aliases"),
         ("train.seed: 3", "c.yaml:1: train.seed is written train: and, on the next line, indented, seed: …"),
         (
             "a:\n  without_gpu: 1\nwithout_gpu:\n  without_gpu:\n    train: {}",
@@ -322,7 +326,7 @@ DEEP = "".join(f"{' ' * level}a:\n" for level in range(200))
 def test_a_hostile_file_is_a_short_message_with_its_line(no_gpu: None, tmp_path: Path, text: str, said: str) -> None:
     text = errors(tmp_path, text)
     assert said in text
-    assert all(len(line) < 500 + len(str(tmp_path)) for line in text.splitlines())
+    assert all(len(line) < 500 + len(str(tmp_path)) and line.isprintable() for line in text.split("\n"))
 
 
 def test_an_alias_bomb_is_not_built(no_gpu: None, tmp_path: Path) -> None:
@@ -397,6 +401,11 @@ def test_an_empty_section_of_without_gpu_replaces_nothing(no_gpu: None, tmp_path
         (["--data.train", "a", ""], "--data.train = ['a', '']: is empty"),
         (["--data.train", "[x].json"], "--data.train = '[x].json': is not YAML as it is read here"),
         (["--" + "y" * 5000], "… (5002 characters)"),
+        (["--\x1b[31m\nx", "1"], r"unknown option --\x1b[31m\nx; --help lists"),
+        (["--output.run", "a\n", "b"], r"takes one value, not 2 (a\n b)"),
+        (["a\u2028b"], r"'a\u2028b' stands alone"),
+        (["--without_gpu", "\x1b"], r"invalid choice: '\x1b'"),
+        (["--config", "a\x1b[31m"], r"a\x1b[31m: there is no such configuration file"),
         (["y" * 5000], "… (5002 characters) stands alone"),
         (["--train.learning_rate", "nan"], "--train.learning_rate = 'nan': input should be a finite number"),
         (["--output.run", "a\nb"], "--output.run = 'a\\nb': holds a line end"),
@@ -409,7 +418,7 @@ def test_an_empty_section_of_without_gpu_replaces_nothing(no_gpu: None, tmp_path
 def test_a_hostile_command_line_is_a_short_message(no_gpu: None, tmp_path: Path, argv: list[str], said: str) -> None:
     text = errors(tmp_path, "{}", *argv)
     assert said in text
-    assert all(len(line) < 500 for line in text.splitlines())
+    assert all(len(line) < 500 and line.isprintable() for line in text.split("\n"))
 
 
 def test_started_from_another_folder_the_message_says_where_to_start(tmp_path: Path) -> None:
