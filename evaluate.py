@@ -12,12 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gaokao.checks import CHECKS, Item, Outcome, Result, run_checks, usable
+from gaokao.checks import CHECKS, Outcome, Result
 from gaokao.errors import UserError, run_script
 from gaokao.metrics import CHANCE_ROUNDS, rounded, score_parts, share, similarity, usable_rate
-from gaokao.prompts import Question, parse
-from gaokao.records import OUTSIDE, TEXTBOOK, Record
-from gaokao.results import read_results, scores_file
+from gaokao.results import Generated, read_results, scores_file
 from gaokao.runs import write_json
 
 
@@ -35,38 +33,27 @@ def getTotalScore(pred: Sequence[str], label: Sequence[str]) -> float:  # noqa: 
     return score_parts(pred, label).total
 
 
-# --- a results file -------------------------------------------------------------------------------------------------
-
-
-def check_entry(entry: Mapping[str, Any], question: Question) -> list[Result]:
-    """Every check of `gaokao.checks` on one generated question."""
-    record = Record(entry["id"], entry["subject"], entry["type"], entry[TEXTBOOK], entry[OUTSIDE])
-    return run_checks(Item.from_question(record, question, entry["finish_reason"]))
-
-
-def summarize(results: Sequence[Mapping[str, Any]], rounds: int = CHANCE_ROUNDS, seed: int = 0) -> dict[str, Any]:
+def summarize(items: Sequence[Generated], rounds: int = CHANCE_ROUNDS, seed: int = 0) -> dict[str, Any]:
     """All figures of a results file: form, checks, usable rate, and similarity beside its chance level.
 
     Args:
-        results: entries of `questions.json`.
+        items: questions as `results.read_results` gives them.
         rounds: wrong references that each item is compared with, at most; 2,000 in all.
         seed: of the choice of wrong references.
     """
-    parsed = [parse(entry["text"]) for entry in results]
-    stopped = [entry["finish_reason"] == "stop" for entry in results]
-    complete = [question.complete for question in parsed]
-    checked = [check_entry(entry, question) for entry, question in zip(results, parsed, strict=True)]
-    scored = [entry for entry in results if entry.get("reference")]
+    stopped = [item.finish_reason == "stop" for item in items]
+    complete = [item.question.complete for item in items]
+    scored = [item for item in items if item.reference]
     found = asdict(similarity(scored, rounds, seed)) if scored else None
     return {
-        "items": len(results),
-        "adapter": sorted({str(entry.get("adapter")) for entry in results}),
+        "items": len(items),
+        "adapter": sorted({item.adapter for item in items}),
         "three_sections": share(complete),
         "stopped_by_end_token": share(stopped),
         "three_sections_and_stopped": share([a and b for a, b in zip(complete, stopped, strict=True)]),
-        "usable": usable_rate([usable(results_of_one) for results_of_one in checked]),
+        "usable": usable_rate([item.usable for item in items]),
         "checks": {
-            check.name: {"hard": check.hard, **_passed([row[column] for row in checked])}
+            check.name: {"hard": check.hard, **_passed([item.checks[column] for item in items])}
             for column, check in enumerate(CHECKS)
         },
         "scored": len(scored),

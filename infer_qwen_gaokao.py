@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from evaluate import summarize, summary_text
-from gaokao.config import AUTO_ADAPTER, BARE_BASE, Config
+from gaokao.config import AUTO_ADAPTER, BARE_BASE, OTHER_DIR, OTHER_RUN, Config
 from gaokao.console import banner, closing_line, quiet_libraries, sample_text
 from gaokao.errors import UserError, run_script
 from gaokao.records import Record, load_records
+from gaokao.results import Generated
 from gaokao.runs import ADAPTER, GENERATED, GENERATED_BASE, lock, make_folder, set_aside, write_json
 from gaokao.settings import Resolved, load_config, require_device
 
@@ -37,11 +38,10 @@ def main(argv: list[str]) -> None:
     require_device(resolved)
     adapter = adapter_folder(config)
     require_adapter(adapter)
-    folder = make_folder(config.run_folder) / (GENERATED_BASE if adapter is None else GENERATED)
-    with lock(folder, "python infer_qwen_gaokao.py"):
+    folder = make_folder(config.run_folder, OTHER_DIR) / (GENERATED_BASE if adapter is None else GENERATED)
+    with lock(folder, "python infer_qwen_gaokao.py", OTHER_RUN):
         model, tokenizer = load(resolved, adapter)
-        entries = write(resolved, records, model, tokenizer, adapter, folder)
-        report(resolved, entries, folder)
+        report(resolved, write(resolved, records, model, tokenizer, adapter, folder), folder)
 
 
 def require_one_process() -> None:
@@ -79,41 +79,24 @@ def load(resolved: Resolved, adapter: Path | None) -> tuple[Any, Any]:
     """Base and adapter, and the tokenizer; an adapter of another base is refused before the base is loaded."""
     from gaokao import adapters, models
 
-    config, on_gpu = resolved.config, resolved.gpus > 0
-    models.check_devices(resolved.gpus)
-    device = "cuda:0" if on_gpu else "cpu"
-    dtype = models.choose_dtype(config.model.dtype, on_gpu)
-    attention = models.choose_attention(config.model.attention, on_gpu, dtype.value)
-    origin = (config.model.base, config.model.hub, config.model.revision)
-    base = models.locate_base(*origin, Path(config.output.dir), print, config.model.trust_remote_code)
-    tokenizer = models.load_tokenizer(base, config.model.trust_remote_code)
+    config = resolved.config
+    base = models.choose_base(**config.model.model_dump(), tiny_folder=Path(config.output.dir), gpus=resolved.gpus)
     if adapter is not None:
-        now = adapters.adapter_record(config.model.base, base, config.model.quantization, tokenizer)
-        adapters.check_adapter(adapter, now)
-    model: Any = models.load_base(
-        base,
-        quantization=config.model.quantization,
-        dtype=dtype.value,
-        attention=attention.value,
-        device=device,
-        trust_remote_code=config.model.trust_remote_code,
-    )
-    choices = {"dtype": dtype, "attention": attention}
+        adapters.check_adapter(adapter, adapters.adapter_record(base))
+    model: Any = models.load_base(base)
+    words = "none: the bare base model"
     if adapter is not None:
-        model, choices["adapter"] = adapters.merge_if_plain(
-            adapters.load_adapter(model, adapter), config.model.quantization
-        )
+        model, merged = adapters.merge_if_plain(adapters.load_adapter(model, adapter), base.quantization)
+        words = f"{adapter}, {merged.value} ({merged.reason})"
     if config.generate.torch_compile:
         models.compile_forward(model)
-    words = "NO ADAPTER: the bare base model" if adapter is None else f"adapter {adapter}"
-    used = f"{config.model.base}, quantization {config.model.quantization}, {words}"
-    print(banner(resolved, device=device, base=used, several_gpus=False, **choices))
-    return model, tokenizer
+    print(banner(resolved, base, adapter=words, several_gpus=False))
+    return model, base.tokenizer
 
 
 def write(
     resolved: Resolved, records: list[Record], model: Any, tokenizer: Any, adapter: Path | None, folder: Path
-) -> list[dict[str, Any]]:
+) -> list[Generated]:
     """The questions in the order of the records, every finished one on disk at once."""
     from gaokao import generation
 
@@ -123,28 +106,28 @@ def write(
     prompts = generation.build_prompts(records, tokenizer, options.max_new_tokens, context)
     if aside := set_aside(folder):
         print(f"earlier   questions were moved to {aside}")
-    entries = generation.write_questions(
+    items = generation.write_questions(
         model,
         tokenizer,
         records,
         prompts,
         settings,
-        make_folder(folder) / "questions.jsonl",
+        make_folder(folder, OTHER_DIR) / "questions.jsonl",
         adapter=BARE_BASE if adapter is None else str(adapter),
         batch_size=options.batch_size,
         seed=options.seed,
     )
-    write_json(folder / "questions.json", entries)
-    return entries
+    write_json(folder / "questions.json", [item.to_dict() for item in items])
+    return items
 
 
-def report(resolved: Resolved, entries: list[dict[str, Any]], folder: Path) -> None:
+def report(resolved: Resolved, items: list[Generated], folder: Path) -> None:
     """Two questions to read, and what the checks and the references say of all."""
     settings = resolved.config.evaluate
-    summary = summarize(entries, settings.chance_rounds, settings.seed)
+    summary = summarize(items, settings.chance_rounds, settings.seed)
     write_json(folder / "scores.json", summary)
-    for entry in entries[: settings.samples]:
-        print(sample_text(entry))
+    for item in items[: settings.samples]:
+        print(sample_text(item))
     print(summary_text(summary))
     print(f"files     {folder / 'questions.json'}, {folder / 'scores.json'}")
     if note := closing_line(resolved):

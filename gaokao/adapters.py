@@ -12,8 +12,8 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gaokao.errors import UserError
-from gaokao.models import Choice, _first_line, base_fingerprint
+from gaokao.errors import UserError, first_line
+from gaokao.models import Base, Decision, base_fingerprint
 from gaokao.runs import write_json
 
 ADAPTER_RECORD = "gaokao_adapter.json"
@@ -30,10 +30,10 @@ class AdapterRecord:
     """SHA-256 of the chat template."""
 
 
-def adapter_record(base: str, folder: Path, quantization: str, tokenizer: PreTrainedTokenizerBase) -> AdapterRecord:
-    """What an adapter that is trained or used with these parts depends on."""
-    template = hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
-    return AdapterRecord(base, base_fingerprint(folder), quantization, template)
+def adapter_record(base: Base) -> AdapterRecord:
+    """What an adapter that is trained or used on this base depends on."""
+    template = hashlib.sha256(str(base.tokenizer.chat_template).encode()).hexdigest()
+    return AdapterRecord(base.name, base_fingerprint(base.folder), base.quantization, template)
 
 
 def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, record: AdapterRecord, folder: Path) -> None:
@@ -109,7 +109,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
         adapted = PeftModel.from_pretrained(model, folder)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
-            f"adapter {folder}: cannot be loaded ({_first_line(error)}); train again or restore it"
+            f"adapter {folder}: cannot be loaded ({first_line(error)}); train again or restore it"
         ) from error
     expected = set(get_peft_model_state_dict(adapted))
     if stored != expected:
@@ -136,8 +136,8 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     return adapted
 
 
-def merge_if_plain(adapted: PeftModel, quantization: str) -> tuple[torch.nn.Module, Choice]:
+def merge_if_plain(adapted: PeftModel, quantization: str) -> tuple[torch.nn.Module, Decision]:
     """Merge the adapter into unquantized weights, which saves its share of every step; keep it separate on others."""
     if quantization == "none":
-        return adapted.merge_and_unload(), Choice("merged", "the base is not quantized")
-    return adapted, Choice("separate", f"merging into {quantization} weights would round the adapter away")
+        return adapted.merge_and_unload(), Decision("merged", "the base is not quantized")
+    return adapted, Decision("separate", f"merging into {quantization} weights would round the adapter away")

@@ -7,26 +7,31 @@ import warnings
 from typing import Any
 
 from gaokao.config import BUILTIN_TINY
-from gaokao.records import SECTIONS
+from gaokao.results import Generated
 from gaokao.settings import Resolved
 
 
-def banner(resolved: Resolved, *, device: str, base: str, several_gpus: bool = True, **choices: Any) -> str:
+def banner(resolved: Resolved, base: Any, *, processes: int = 1, adapter: str = "", several_gpus: bool = True) -> str:
     """What was chosen and why, and what `without_gpu` replaced.
 
     Args:
         resolved: the configuration.
-        device: where it runs.
-        base: the model in words.
+        base: the base as it runs (`models.Base`).
+        processes: how many share the work.
+        adapter: which one, in words; empty while one is trained.
         several_gpus: whether the command can use more than one, with torchrun.
-        choices: automatic choices (`models.Choice`) by name.
     """
-    lines = [f"run       {resolved.config.run_folder}", f"base      {base}"]
-    chosen = ", ".join(f"{name} {choice.value} ({choice.reason})" for name, choice in choices.items())
-    lines.append(f"device    {device}; {chosen}")
+    lines = [f"run       {resolved.config.run_folder}", f"base      {base.name}, quantization {base.quantization}"]
+    if adapter:
+        lines.append(f"adapter   {adapter}")
+    device = base.device if processes == 1 else f"{processes} processes, {base.device} and so on"
+    lines.append(
+        f"device    {device}; dtype {base.dtype.value} ({base.dtype.reason}), attention {base.attention.value} "
+        f"({base.attention.reason})"
+    )
     if resolved.gpus > 1 and not several_gpus:
         lines.append(f"          {resolved.gpus} GPUs are there: generation uses this one, the others are idle")
-    elif resolved.gpus > 1 and "processes" not in device:
+    elif resolved.gpus > 1 and processes == 1:
         lines.append(
             f"          {resolved.gpus} GPUs are there: torchrun --nproc_per_node {resolved.gpus} uses all of them"
         )
@@ -56,15 +61,15 @@ def next_command(script: str, argv: list[str]) -> str:
     return shlex.join(["python", script, *argv])
 
 
-def sample_text(entry: dict[str, Any]) -> str:
-    """A generated question to read, in the order of the answer format; the raw text where it could not be read."""
-    body = entry["text"].strip() if entry["missing"] else "\n".join(f"{name}：{entry[name]}" for name in SECTIONS)
-    failed = ", ".join(check["check"] for check in entry["failed_checks"])
-    head = f"{entry['subject']} {entry['type']} (id {entry['id']}, finish reason {entry['finish_reason']}, " + (
+def sample_text(item: Generated) -> str:
+    """A generated question to read, in the order of the answer format; the raw text where a part is missing."""
+    record, failed = item.record, ", ".join(item.failed)
+    whole = "\n".join(f"{name}：{text}" for name, text in item.sections.items())
+    head = f"{record.subject} {record.type} (id {record.id}, finish reason {item.finish_reason}, " + (
         f"fails {failed})" if failed else "passes every check)"
     )
     rule = "-" * 72
-    return f"{rule}\n{head}\n{body}\n{rule}"
+    return f"{rule}\n{head}\n{item.text.strip() if item.question.missing else whole}\n{rule}"
 
 
 def quiet_libraries() -> None:

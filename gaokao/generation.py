@@ -1,7 +1,5 @@
 """Writing questions in batches: left padding, KV cache, sampling, finish reasons, token counts."""
 
-import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,17 +9,18 @@ import torch
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
-from gaokao.checks import CHECKS, Item, Outcome, run_checks, usable
 from gaokao.errors import Interrupted, UserError
 from gaokao.models import prompt_ids, stop_token_ids
-from gaokao.prompts import parse, prepare_input, render
-from gaokao.records import OUTSIDE, SECTIONS, TEXTBOOK, Record, join_answers
+from gaokao.prompts import prepare_input
+from gaokao.records import Record
+from gaokao.results import Generated
+from gaokao.runs import Journal
 
 # Keys of the section generate that are sampling parameters.
 SAMPLING_KEYS = {"max_new_tokens", "do_sample", "temperature", "top_p", "repetition_penalty"}
 
 
-class Output(NamedTuple):
+class Completion(NamedTuple):
     """What the model wrote for one prompt."""
 
     position: int
@@ -104,7 +103,7 @@ def generate(
     batch_size: int,
     seed: int,
     tick: Callable[[int], None] = lambda tokens: None,
-) -> Iterator[Output]:
+) -> Iterator[Completion]:
     """Yield one output per prompt, batch by batch.
 
     Prompts of like length share a batch (less padding), longest first: a batch that does not fit fails at once.
@@ -148,61 +147,13 @@ def generate(
         for index, row in zip(indices, sequences[:, width:].tolist(), strict=True):
             end = next((place for place, token in enumerate(row) if token in stops), None)
             new = row if end is None else row[:end]
-            yield Output(
+            yield Completion(
                 position=index,
                 text=tokenizer.decode(new, skip_special_tokens=True),
                 finish_reason="length" if end is None else "stop",
                 prompt_tokens=len(prompts[index]),
                 completion_tokens=len(new) + (end is not None),
             )
-
-
-def result_entry(record: Record, prompt: str, output: Output, adapter: str) -> dict[str, Any]:
-    """One entry of `questions.json`: input, prompt, raw text, what was read from it, how it ended, failed checks."""
-    question = parse(output.text)
-    results = run_checks(Item.from_question(record, question, output.finish_reason))
-    values = (question.question, join_answers(question.answer), question.analysis)
-    return {
-        "id": record.id,
-        "subject": record.subject,
-        "type": record.type,
-        TEXTBOOK: record.textbook,
-        OUTSIDE: record.outside,
-        **{key: value for key, value in (("difficulty", record.difficulty), ("topic", record.topic)) if value},
-        "adapter": adapter,
-        "prompt": prompt,
-        "text": output.text,
-        **dict(zip(SECTIONS, values, strict=True)),
-        "missing": list(question.missing),
-        "misplaced": list(question.misplaced),
-        "finish_reason": output.finish_reason,
-        "usable": usable(results),
-        "failed_checks": [
-            {"check": check.name, "hard": check.hard, "evidence": result.evidence}
-            for check, result in zip(CHECKS, results, strict=True)
-            if result.outcome is Outcome.FAIL
-        ],
-        "prompt_tokens": output.prompt_tokens,
-        "completion_tokens": output.completion_tokens,
-        "reference": render(record) if record.has_reference else None,
-    }
-
-
-class ResultLines:
-    """`questions.jsonl`, one whole line per finished item, on disk before the next one starts."""
-
-    def __init__(self, path: Path) -> None:
-        self.file = path.open("a", encoding="utf-8")
-
-    def add(self, entry: dict[str, Any]) -> None:
-        """Append an item."""
-        self.file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-        self.file.flush()
-        os.fsync(self.file.fileno())
-
-    def close(self) -> None:
-        """Close the file."""
-        self.file.close()
 
 
 def write_questions(
@@ -216,7 +167,7 @@ def write_questions(
     adapter: str,
     batch_size: int,
     seed: int,
-) -> list[dict[str, Any]]:
+) -> list[Generated]:
     """Generate a question for every record, each on disk as soon as it is finished, with a progress bar.
 
     Args:
@@ -226,21 +177,20 @@ def write_questions(
         prompts: token ids of each record's prompt.
         settings: sampling and stop tokens.
         path: the `questions.jsonl` to append to.
-        adapter: its name in the entries.
+        adapter: its name in the results.
         batch_size: prompts per batch.
         seed: of the sampling.
 
     Returns:
-        The entries in the order of the records; the lines of the file are in the order in which they were finished.
+        The questions in the order of the records; the lines of the file are in the order in which they were finished.
 
     Raises:
         Interrupted: Ctrl-C; what is finished is kept.
         UserError: the GPU's memory is too small for the batch.
     """
-    entries: dict[int, dict[str, Any]] = {}
-    lines = ResultLines(path)
+    items: dict[int, Generated] = {}
     started, tokens = time.time(), 0
-    with tqdm(total=len(prompts), unit="item", dynamic_ncols=True) as bar:
+    with Journal(path) as lines, tqdm(total=len(prompts), unit="item", dynamic_ncols=True) as bar:
 
         def tick(new: int) -> None:
             nonlocal tokens
@@ -249,18 +199,23 @@ def write_questions(
             bar.update(0)
 
         try:
-            for output in generate(model, tokenizer, prompts, settings, batch_size=batch_size, seed=seed, tick=tick):
-                place = output.position
-                entry = result_entry(records[place], tokenizer.decode(prompts[place]), output, adapter)
-                entries[place] = entry
-                lines.add(entry)
+            for done in generate(model, tokenizer, prompts, settings, batch_size=batch_size, seed=seed, tick=tick):
+                item = Generated.of(
+                    records[done.position],
+                    prompt=tokenizer.decode(prompts[done.position]),
+                    text=done.text,
+                    finish_reason=done.finish_reason,
+                    prompt_tokens=done.prompt_tokens,
+                    completion_tokens=done.completion_tokens,
+                    adapter=adapter,
+                )
+                items[done.position] = item
+                lines.add(item.to_dict())
                 bar.update(1)
         except KeyboardInterrupt:
-            kept = f"{len(entries)} of {len(prompts)} questions are finished"
-            if entries:
+            kept = f"{len(items)} of {len(prompts)} questions are finished"
+            if items:
                 kept += f" and kept in {path}; score them with python evaluate.py {path}"
             raise Interrupted(f"{kept}; the same command starts anew, and keeps these beside") from None
-        finally:
-            lines.close()
-    print(f"wrote     {len(entries)} questions, {tokens} tokens in {time.time() - started:.0f} s")
-    return [entries[place] for place in range(len(prompts))]
+    print(f"wrote     {len(items)} questions, {tokens} tokens in {time.time() - started:.0f} s")
+    return [items[place] for place in range(len(prompts))]

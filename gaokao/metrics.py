@@ -3,23 +3,21 @@
 import random
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 from rapidfuzz.distance import LCSseq
 
+from gaokao.errors import shown
 from gaokao.prompts import parse
 from gaokao.records import CHOICE_TYPES, HEADER, SECTIONS, join_answers
+from gaokao.results import Generated
 
 CHANCE_ROUNDS = 20
-
-
 # A pair takes 2 ms at the length of real questions, .1 s at 20,000 characters.
 MAX_CHANCE_PAIRS = 2000
-
-
 # Half the width of a 95% interval in standard errors.
 SIGNIFICANT = 1.96
 
@@ -44,25 +42,21 @@ def score_parts(pred: Sequence[str], label: Sequence[str]) -> Scores:
     """
     for name, texts in (("pred", pred), ("label", label)):
         if isinstance(texts, str | bytes) or not isinstance(texts, Sequence):
-            raise TypeError(f"{name} is {_shown(texts)}; give a list of texts")
+            raise TypeError(f"{name} is {shown(texts)} ({type(texts).__name__}); give a list of texts")
         for index, text in enumerate(texts):
             if not isinstance(text, str):
-                raise TypeError(f"{name}[{index}] is {_shown(text)}; give a text")
+                raise TypeError(f"{name}[{index}] is {shown(text)} ({type(text).__name__}); give a text")
     if len(pred) != len(label):
         raise ValueError(f"{len(pred)} predictions for {len(label)} references: give one reference for each prediction")
-    return _mean([_pair_scores(p, r) for p, r in zip(pred, label, strict=True)])
+    return _mean([_pair_scores(section_texts(p), section_texts(r)) for p, r in zip(pred, label, strict=True)])
 
 
-def _shown(value: object) -> str:
-    return f"{str(value)[:40]!r} ({type(value).__name__})"
-
-
+Texts = dict[str, str]
 PairScores = dict[str, tuple[float, float]]
 
 
-def _pair_scores(pred: str, label: str, left_out: str | None = None) -> PairScores:
+def _pair_scores(ours: Texts, theirs: Texts, left_out: str | None = None) -> PairScores:
     """(ROUGE-L, chrF) of each section, 0-100. Sections that neither text has do not count."""
-    ours, theirs = _section_texts(pred), _section_texts(label)
     return {
         section: (_rouge_l(ours[section], theirs[section]), _chrf(ours[section], theirs[section]))
         for section in SECTIONS
@@ -91,7 +85,8 @@ def _average(values: Sequence[float]) -> float:
     return statistics.fmean(values) if values else 0.0
 
 
-def _section_texts(text: str) -> dict[str, str]:
+def section_texts(text: str) -> Texts:
+    """The three parts of a text by their headers."""
     if not HEADER.search(text):
         # The whole text stands for the question, so that a bare stem is still compared.
         return dict.fromkeys(SECTIONS, "") | {SECTIONS[0]: text.strip()}
@@ -145,20 +140,27 @@ class Similarity:
     """Of an item and a wrong reference, 2,000 at most."""
 
 
-def similarity(entries: Sequence[Mapping[str, Any]], rounds: int = CHANCE_ROUNDS, seed: int = 0) -> Similarity:
+def similarity(items: Sequence[Generated], rounds: int = CHANCE_ROUNDS, seed: int = 0) -> Similarity:
     """How like their references the questions are, and whether more than wrong references of the subject.
 
     Args:
-        entries: of `questions.json`, each with a reference.
+        items: questions with references.
         rounds: wrong references that each item is compared with, at most; 2,000 in all.
         seed: of the choice of wrong references.
     """
-    own = [_compare(entry, entry) for entry in entries]
+    ours = [item.sections if HEADER.search(item.text) else section_texts(item.text) for item in items]
+    theirs = [section_texts(item.reference or "") for item in items]
+
+    def compare(item: int, other: int) -> PairScores:
+        choice = items[item].record.type in CHOICE_TYPES
+        return _pair_scores(ours[item], theirs[other], SECTIONS[1] if choice else None)
+
+    own = [compare(item, item) for item in range(len(items))]
     mean = _mean(own)
     found = Similarity(mean.total, mean.sections, mean.rouge_l, mean.chrf)
     wrong: dict[int, list[float]] = defaultdict(list)
-    for item, other in wrong_pairs(entries, rounds, seed):
-        wrong[item].append(_total(_compare(entries[item], entries[other])))
+    for item, other in wrong_pairs(items, rounds, seed):
+        wrong[item].append(_total(compare(item, other)))
     if not wrong:
         return found
     chance = [_average(scores) for scores in wrong.values()]
@@ -177,15 +179,11 @@ def similarity(entries: Sequence[Mapping[str, Any]], rounds: int = CHANCE_ROUNDS
     )
 
 
-def _compare(entry: Mapping[str, Any], other: Mapping[str, Any]) -> PairScores:
-    return _pair_scores(entry["text"], other["reference"], SECTIONS[1] if entry["type"] in CHOICE_TYPES else None)
-
-
-def wrong_pairs(entries: Sequence[Mapping[str, Any]], rounds: int, seed: int) -> list[tuple[int, int]]:
+def wrong_pairs(items: Sequence[Generated], rounds: int, seed: int) -> list[tuple[int, int]]:
     """(item, other item of its subject and with another reference), `rounds` for each item and 2,000 in all at most."""
     members: dict[str, list[int]] = defaultdict(list)
-    for index, entry in enumerate(entries):
-        members[entry["subject"]].append(index)
+    for index, generated in enumerate(items):
+        members[generated.record.subject].append(index)
     draw = random.Random(seed)
     orders = [draw.sample(indices, len(indices)) for indices in members.values() if len(indices) > 1]
     # In a random order, the neighbours at distance 1, 2, ... are wrong references that each serve equally often.
@@ -196,7 +194,7 @@ def wrong_pairs(entries: Sequence[Mapping[str, Any]], rounds: int, seed: int) ->
         for step in range(1, min(rounds, len(order) - 1) + 1)
         for place, item in enumerate(order)
     ]
-    pairs = [(item, other) for item, other in pairs if entries[item]["reference"] != entries[other]["reference"]]
+    pairs = [(item, other) for item, other in pairs if items[item].reference != items[other].reference]
     return draw.sample(pairs, min(len(pairs), MAX_CHANCE_PAIRS))
 
 
@@ -213,10 +211,12 @@ def usable_rate(flags: Sequence[bool]) -> dict[str, Any]:
 
 
 def share(flags: Sequence[bool]) -> float | None:
+    """How many of them are true, 0 to 1; `None` without any."""
     return round(sum(flags) / len(flags), 4) if flags else None
 
 
 def rounded(tree: Any) -> Any:
+    """The same dictionaries with two digits behind the point of every float."""
     if isinstance(tree, dict):
         return {key: rounded(value) for key, value in tree.items()}
     return round(tree, 2) if isinstance(tree, float) else tree

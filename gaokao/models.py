@@ -28,7 +28,7 @@ from transformers.utils import logging as transformers_logging
 
 from gaokao import tiny
 from gaokao.config import BUILTIN_TINY
-from gaokao.errors import UserError, elsewhere
+from gaokao.errors import UserError, elsewhere, first_line
 from gaokao.prompts import Message
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -36,11 +36,71 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
 
 
-class Choice(NamedTuple):
+class Decision(NamedTuple):
     """An automatic choice and why it was made."""
 
     value: str
     reason: str
+
+
+class Base(NamedTuple):
+    """The base model that a configuration asks for, as this machine runs it: chosen, but not loaded yet."""
+
+    name: str
+    folder: Path
+    tokenizer: PreTrainedTokenizerBase
+    quantization: str
+    dtype: Decision
+    attention: Decision
+    device: str
+    trust_remote_code: bool = False
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that the model was made for; `None` where its configuration does not say."""
+        length = json.loads((self.folder / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings")
+        return length if isinstance(length, int) else None
+
+
+def choose_base(
+    *,
+    base: str,
+    hub: str = "huggingface",
+    revision: str | None = None,
+    quantization: str = "nf4",
+    dtype: str = "auto",
+    attention: str = "auto",
+    trust_remote_code: bool = False,
+    tiny_folder: Path,
+    gpus: int,
+    process: int = 0,
+    say: Callable[[str], None] = print,
+) -> Base:
+    """Find or fetch the base, read its tokenizer, and decide how it runs; the one way from a configuration to a base.
+
+    Args:
+        base: name on the hub, local folder, or `builtin:tiny`.
+        hub: `huggingface` or `modelscope`.
+        revision: branch, tag or commit; `None` for the default.
+        quantization: `nf4`, `int8` or `none`.
+        dtype: `bf16`, `fp16`, `fp32` or `auto`.
+        attention: `flash_attention_2`, `sdpa`, `eager` or `auto`.
+        trust_remote_code: run Python code that comes with the model.
+        tiny_folder: where built-in bases are kept.
+        gpus: how many the driver shows; 0 runs on the CPU.
+        process: number of this process on its machine, and of its GPU.
+        say: prints a line of progress.
+
+    Raises:
+        UserError: the base, its tokenizer, or a device or attention asked for by name is not to be had.
+    """
+    check_devices(gpus)
+    chosen = choose_dtype(dtype, gpus > 0)
+    kernel = choose_attention(attention, gpus > 0, chosen.value)
+    folder = locate_base(base, hub, revision, tiny_folder, say, trust_remote_code)
+    tokenizer = load_tokenizer(folder, trust_remote_code)
+    device = f"cuda:{process}" if gpus else "cpu"
+    return Base(base, folder, tokenizer, quantization, chosen, kernel, device, trust_remote_code)
 
 
 def check_devices(gpus: int) -> None:
@@ -56,20 +116,20 @@ def check_devices(gpus: int) -> None:
         )
 
 
-def choose_dtype(wanted: str, on_gpu: bool) -> Choice:
+def choose_dtype(wanted: str, on_gpu: bool) -> Decision:
     """bf16 where the hardware computes it, else fp16 on a GPU and fp32 on a CPU."""
     if wanted != "auto":
-        return Choice(wanted, "model.dtype")
+        return Decision(wanted, "model.dtype")
     if on_gpu:
         if torch.cuda.is_bf16_supported(including_emulation=False):
-            return Choice("bf16", "the GPU computes bf16")
-        return Choice("fp16", "the GPU is too old for bf16")
+            return Decision("bf16", "the GPU computes bf16")
+        return Decision("fp16", "the GPU is too old for bf16")
     if tiny.computes_bf16():
-        return Choice("bf16", "the CPU computes bf16")
-    return Choice("fp32", "the CPU has no bf16 units")
+        return Decision("bf16", "the CPU computes bf16")
+    return Decision("fp32", "the CPU has no bf16 units")
 
 
-def choose_attention(wanted: str, on_gpu: bool, dtype: str) -> Choice:
+def choose_attention(wanted: str, on_gpu: bool, dtype: str) -> Decision:
     """FlashAttention 2 where it works: installed whole, compute capability 8.0 or newer, not in fp32; else sdpa.
 
     Raises:
@@ -79,10 +139,10 @@ def choose_attention(wanted: str, on_gpu: bool, dtype: str) -> Choice:
     if wanted == "flash_attention_2" and missing:
         raise UserError(f"model.attention = flash_attention_2: {missing}; use auto or sdpa, or see the README")
     if wanted != "auto":
-        return Choice(wanted, "model.attention")
+        return Decision(wanted, "model.attention")
     if missing:
-        return Choice("sdpa", f"no FlashAttention 2: {missing}")
-    return Choice("flash_attention_2", "flash-attn is installed and the GPU has it")
+        return Decision("sdpa", f"no FlashAttention 2: {missing}")
+    return Decision("flash_attention_2", "flash-attn is installed and the GPU has it")
 
 
 def _why_no_flash_attention(on_gpu: bool, dtype: str) -> str:
@@ -98,22 +158,8 @@ def _why_no_flash_attention(on_gpu: bool, dtype: str) -> str:
         importlib.import_module("flash_attn")
     # A build for another torch or CUDA fails in ways of its own: ImportError, OSError, undefined symbols.
     except Exception as error:  # noqa: BLE001
-        return f"flash-attn is installed but does not load ({_first_line(error)}); build it again for this torch"
+        return f"flash-attn is installed but does not load ({first_line(error)}); build it again for this torch"
     return ""
-
-
-def require_context(folder: Path, max_length: int) -> None:
-    """Check that rows of `max_length` tokens fit into the context that a base was made for.
-
-    Raises:
-        UserError: they do not; positions that the model never saw would be trained and generated badly.
-    """
-    context = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings")
-    if isinstance(context, int) and max_length > context:
-        raise UserError(
-            f"train.max_length = {max_length} is above the context of the base in {folder}, {context} tokens; set it to "
-            f"{context} or less"
-        )
 
 
 def locate_base(
@@ -135,7 +181,7 @@ def locate_base(
         trust_remote_code: download the model's Python files as well.
 
     Raises:
-        UserError: the folder or the name cannot be had, with the ways around.
+        UserError: there is no such folder, or the download failed; with the ways around.
     """
     if base == BUILTIN_TINY:
         return tiny.build(tiny_folder, say)
@@ -168,7 +214,7 @@ def _download(base: str, hub: str, revision: str | None, trust_remote_code: bool
             else "set model.hub: huggingface"
         )
         raise UserError(
-            f"model.base = {base}: cannot be had from {hub} ({_first_line(error)}). Check the name, the network and the "
+            f"model.base = {base}: cannot be downloaded from {hub} ({first_line(error)}). Check the name, the network and the "
             f"proxy, and run the same command again: files that arrived whole are kept. Or {ways}, or download it "
             "elsewhere and set model.base to the folder"
         ) from error
@@ -204,7 +250,7 @@ def _with_safetensors(base: str, folder: Path) -> Path:
         return folder
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{folder / 'model.safetensors.index.json'}: cannot be read ({_first_line(error)}); copy or download it again"
+            f"{folder / 'model.safetensors.index.json'}: cannot be read ({first_line(error)}); copy or download it again"
         ) from None
     if missing := [part for part in parts if not (folder / str(part)).exists()]:
         raise UserError(
@@ -227,7 +273,7 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise UserError(
-            f"{folder}: its tokenizer cannot be read ({_first_line(error)}); is the folder whole?"
+            f"{folder}: its tokenizer cannot be read ({first_line(error)}); is the folder whole?"
         ) from error
     if not tokenizer.chat_template:
         raise UserError(
@@ -270,57 +316,48 @@ def quantization_config(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig | N
     return None
 
 
-def load_base(
-    folder: Path, *, quantization: str, dtype: str, attention: str, device: str, trust_remote_code: bool = False
-) -> PreTrainedModel:
-    """The base model on one device, quantized, in eval mode.
-
-    Args:
-        folder: a Transformers folder with safetensors.
-        quantization: `nf4`, `int8` or `none`.
-        dtype: `bf16`, `fp16` or `fp32`: of what is not quantized, and of the computation.
-        attention: `flash_attention_2`, `sdpa` or `eager`.
-        device: `cpu` or `cuda:0`: the one device of this process.
+def load_base(base: Base) -> PreTrainedModel:
+    """The base model on its device, quantized, in eval mode.
 
     Raises:
         UserError: the folder cannot be loaded, or the model does not fit.
     """
-    torch_dtype = DTYPES[dtype]
+    torch_dtype = DTYPES[base.dtype.value]
     # A bar for a load that takes a second is noise; for 28 GB it is news.
-    if sum(file.stat().st_size for file in folder.glob("*.safetensors")) < 1e9:
+    if sum(file.stat().st_size for file in base.folder.glob("*.safetensors")) < 1e9:
         transformers_logging.disable_progress_bar()
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder,
-            quantization_config=quantization_config(quantization, torch_dtype),
+            base.folder,
+            quantization_config=quantization_config(base.quantization, torch_dtype),
             dtype=torch_dtype,
-            attn_implementation=attention,
-            device_map={"": device},
+            attn_implementation=base.attention.value,
+            device_map={"": base.device},
             use_safetensors=True,
-            trust_remote_code=trust_remote_code,
+            trust_remote_code=base.trust_remote_code,
         )
     except torch.cuda.OutOfMemoryError as error:
         raise UserError(
-            f"{folder}: does not fit into the memory of {device} with model.quantization = {quantization}; use nf4, a "
-            "smaller base, or free the GPU (nvidia-smi shows who uses it)"
+            f"{base.folder}: does not fit into the memory of {base.device} with model.quantization = {base.quantization}; "
+            "use nf4, a smaller base, or free the GPU (nvidia-smi shows who uses it)"
         ) from error
     except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"{folder}: the model cannot be loaded ({_first_line(error)})") from error
+        raise UserError(f"{base.folder}: the model cannot be loaded ({first_line(error)})") from error
     finally:
         transformers_logging.enable_progress_bar()
     return model.eval()
 
 
-def keep_4bit_layout(model: torch.nn.Module) -> int:
-    """Keep the 4-bit weights of a model on the CPU in the layout that gradients need; returns the number of layers.
+def keep_4bit_layout(model: torch.nn.Module) -> torch.nn.Module:
+    """The same model, with its 4-bit weights on the CPU kept in the layout that gradients need.
 
     On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks them for speed in the first forward pass in eval mode. That
     layout has no backward pass, so the training step after a validation would crash or learn from wrong gradients.
     """
-    layers = [module for module in model.modules() if isinstance(module, bnb.nn.Linear4bit)]
-    for layer in layers:
-        layer.support_avx512bf16_for_cpu = False
-    return len(layers)
+    for module in model.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def base_fingerprint(folder: Path) -> str:
@@ -351,8 +388,3 @@ def compile_forward(model: Any, backend: Any = "inductor") -> None:
     """
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     inner.forward = torch.compile(inner.forward, dynamic=True, backend=backend)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

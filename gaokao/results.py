@@ -1,111 +1,156 @@
-"""Results files: what infer_qwen_gaokao.py wrote, read back and checked."""
+"""One generated question, and the results files that hold them: written by inference, read back by the evaluation."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Self
 
-from gaokao.errors import UserError
-from gaokao.records import OUTSIDE, SUBJECTS, TEXTBOOK, TYPES
+from gaokao.checks import CHECKS, Item, Outcome, Result, run_checks, usable
+from gaokao.errors import UserError, shown
+from gaokao.prompts import Question, parse, render
+from gaokao.records import OUTSIDE, SECTIONS, TEXTBOOK, Record, join_answers, parse_record
+from gaokao.sources import Raw, read_raw
 
 SCORES = "scores.json"
+ASKED_KEYS = ("id", "subject", "type", TEXTBOOK, OUTSIDE, "difficulty", "topic")
+_NAME_ONE = "name a questions.json or questions.jsonl that infer_qwen_gaokao.py wrote"
 
 
-TEXT_KEYS = ("id", "subject", "type", TEXTBOOK, OUTSIDE, "text", "finish_reason")
+@dataclass(frozen=True)
+class Generated:
+    """What a model wrote for one record. The text is read once, and checked once, when first asked for."""
+
+    record: Record
+    """What the question was asked for: subject, type, passages, difficulty and topic; no reference."""
+    prompt: str
+    text: str
+    finish_reason: str
+    """`stop`: ended by an end token; `length`: cut at max_new_tokens."""
+    prompt_tokens: int
+    completion_tokens: int
+    adapter: str
+    reference: str | None = None
+    """The text that the record's own question would have, where it has one."""
+
+    @classmethod
+    def of(cls, record: Record, **written: Any) -> Self:
+        """What was written for a record; its own question becomes the reference."""
+        asked = replace(record, question="", answer=(), analysis="", extra={})
+        return cls(asked, reference=render(record) if record.has_reference else None, **written)
+
+    @cached_property
+    def question(self) -> Question:
+        """题干, 参考答案 and 解析 as read from the text, and what is missing or misplaced."""
+        return parse(self.text)
+
+    @cached_property
+    def sections(self) -> dict[str, str]:
+        """The three parts by their headers."""
+        values = (self.question.question, join_answers(self.question.answer), self.question.analysis)
+        return dict(zip(SECTIONS, values, strict=True))
+
+    @cached_property
+    def checks(self) -> list[Result]:
+        """The result of every check, in the order of `CHECKS`."""
+        return run_checks(Item.from_question(self.record, self.question, self.finish_reason))
+
+    @property
+    def usable(self) -> bool:
+        """Whether no hard check failed."""
+        return usable(self.checks)
+
+    @property
+    def failed(self) -> list[str]:
+        """Names of the checks that failed."""
+        return [result.name for result in self.checks if result.outcome is Outcome.FAIL]
+
+    def to_dict(self) -> dict[str, Any]:
+        """An entry of `questions.json`."""
+        asked = self.record.to_dict()
+        return {
+            **{key: asked[key] for key in ASKED_KEYS if key in asked},
+            "adapter": self.adapter,
+            "prompt": self.prompt,
+            "text": self.text,
+            **self.sections,
+            "missing": list(self.question.missing),
+            "misplaced": list(self.question.misplaced),
+            "finish_reason": self.finish_reason,
+            "usable": self.usable,
+            "failed_checks": [
+                {"check": check.name, "hard": check.hard, "evidence": result.evidence}
+                for check, result in zip(CHECKS, self.checks, strict=True)
+                if result.outcome is Outcome.FAIL
+            ],
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "reference": self.reference,
+        }
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any], where: str = "entry") -> Self:
+        """The question of an entry; what was read from its text is read anew, with today's checks.
+
+        Raises:
+            UserError: something is missing or of another kind; with `where`.
+        """
+        record, problems = parse_record(
+            Raw(where, {key: entry[key] for key in ASKED_KEYS if key in entry}), 0, "generate"
+        )
+        texts = {key: entry.get(key, "") for key in ("text", "finish_reason", "prompt", "adapter")}
+        problems += [f"{where}: {key} is missing" for key in ("id", "text", "finish_reason") if key not in entry]
+        problems += [
+            f"{where}: {key} is {shown(value)}, not a text"
+            for key, value in texts.items()
+            if not isinstance(value, str)
+        ]
+        if not isinstance(reference := entry.get("reference"), str | None):
+            problems.append(f"{where}: reference is {shown(reference)}, not a text")
+        if record is None or problems:
+            raise UserError("; ".join([*problems, _NAME_ONE]))
+        counts = [entry.get(key) for key in ("prompt_tokens", "completion_tokens")]
+        prompt_tokens, completion_tokens = (count if isinstance(count, int) else 0 for count in counts)
+        return cls(
+            record,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            reference=reference or None,
+            **texts,
+        )
 
 
-TEXT_OR_NULL_KEYS = ("reference", "adapter")
-
-
-def read_results(path: Path) -> list[dict[str, Any]]:
-    """Entries of `questions.json`, or of a `questions.jsonl` that an interrupted run left.
+def read_results(path: Path) -> list[Generated]:
+    """The questions of `questions.json`, or of a `questions.jsonl` that an interrupted run left.
 
     Half a line at the end, of an item that a killed run never finished, is left out.
 
     Raises:
-        UserError: the file is missing or not a results file, or an entry is faulty: it is named.
+        UserError: the file is missing or not a results file, or an entry is not whole: it is named.
     """
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name the file in it, such as {path / 'questions.json'}")
+    if not path.exists():
+        raise UserError(f"{path}: there is no such results file; run infer_qwen_gaokao.py first")
+    if _holds_scores(path):
+        raise UserError(f"{path}: holds scores, not results; {_NAME_ONE}")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such results file; run infer_qwen_gaokao.py first") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}); {_NAME_ONE}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); {_NAME_ONE}") from None
-    start = text.lstrip()[:2]
-    if start in ("{\n", "{\r"):
-        # One object over several lines, as scores are written.
-        placed = [Placed(str(path), _json(text, str(path)))]
-    elif start.startswith("["):
-        placed = [Placed(f"{path}[{index}]", value) for index, value in enumerate(_json(text, str(path)))]
-    else:
-        placed = list(_lines(text, path))
-    if not placed:
+        raws = list(read_raw(path))
+    except UserError as error:
+        raise UserError(f"{error}; {_NAME_ONE}") from None
+    if len(raws) > 1 and raws[-1].problem and raws[-1].value is None and not path.read_bytes().endswith(b"\n"):
+        raws.pop()
+    items = []
+    for raw in raws:
+        if raw.problem:
+            raise UserError(f"{raw.where}: {raw.problem}; {_NAME_ONE}")
+        if not isinstance(raw.value, dict):
+            raise UserError(f"{raw.where}: holds {shown(raw.value)} instead of an entry; {_NAME_ONE}")
+        items.append(Generated.from_dict(raw.value, raw.where))
+    if not items:
         raise UserError(f"{path}: holds no results; run infer_qwen_gaokao.py first")
-    for where, value in placed:
-        if isinstance(value, dict) and "items" in value and "three_sections" in value:
-            raise UserError(f"{where}: holds scores, not results; {_NAME_ONE}")
-        if fault := _entry_fault(value):
-            raise UserError(f"{where}: {fault}; name a file that infer_qwen_gaokao.py wrote")
-    return [value for _, value in placed]
-
-
-_NAME_ONE = "name a questions.json or questions.jsonl"
-
-
-class Placed(NamedTuple):
-    """A JSON value and where it stands: `file[index]` or `file:line`."""
-
-    where: str
-    value: Any
-
-
-def _lines(text: str, path: Path) -> Iterator[Placed]:
-    # Not str.splitlines, which also cuts at U+2028, U+2029 and U+0085; JSON leaves them in a text.
-    lines = text.split("\n")
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            yield Placed(f"{path}:{number}", _json(line, f"{path}:{number}"))
-        except UserError:
-            if number < len(lines) or number == 1:
-                raise
-
-
-def _json(text: str, where: str) -> Any:
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON number")
-
-    try:
-        return json.loads(text, parse_constant=refuse)
-    except RecursionError:
-        raise UserError(f"{where}: is nested too deep; {_NAME_ONE}") from None
-    except ValueError as error:
-        raise UserError(f"{where}: is not JSON ({error}); {_NAME_ONE}") from None
-
-
-def _entry_fault(entry: Any) -> str:
-    """What is wrong with an entry, empty where nothing is."""
-    if not isinstance(entry, dict):
-        return f"holds {_shown(entry)} instead of an entry"
-    if missing := [key for key in TEXT_KEYS if key not in entry]:
-        return f"lacks {', '.join(missing)}"
-    for key in (*TEXT_KEYS, *TEXT_OR_NULL_KEYS):
-        value = entry.get(key)
-        if value is None and key in TEXT_OR_NULL_KEYS:
-            continue
-        if not isinstance(value, str):
-            return f"{key} is {_shown(value)}, not a text"
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError as error:
-            return f"{key} holds half a character ({value[error.start]!a}) at position {error.start}"
-    for key, known in (("subject", SUBJECTS), ("type", TYPES)):
-        if entry[key] not in known:
-            return f"{key} is {_shown(entry[key])}, not one of {' '.join(known)}"
-    return ""
+    return items
 
 
 def scores_file(results: Path) -> Path:
@@ -119,15 +164,14 @@ def scores_file(results: Path) -> Path:
     usual = results.name in ("questions.json", "questions.jsonl")
     name = results.stem if results.suffix == ".json" else results.name
     target = results.with_name(SCORES if usual else f"{name}.{SCORES}")
-    if target.exists():
-        try:
-            kept = json.loads(target.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            kept = None
-        if not isinstance(kept, dict) or "three_sections" not in kept:
-            raise UserError(f"{target}: is not a file that this command wrote; move it away first")
+    if target.exists() and not _holds_scores(target):
+        raise UserError(f"{target}: is not a file that this command wrote; move it away first")
     return target
 
 
-def _shown(value: object) -> str:
-    return f"{str(value)[:40]!r} ({type(value).__name__})"
+def _holds_scores(path: Path) -> bool:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and "three_sections" in value

@@ -1,178 +1,51 @@
 """Fine-tuning: what is trained on, the trainer and its callbacks, whole checkpoints, the loss curve."""
 
-import contextlib
-import hashlib
-import json
 import math
 import os
-import random
-import signal
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
 import torch
-import torch.distributed as dist
 from accelerate import PartialState
 from peft import LoraConfig, set_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, TrainerCallback, TrainerState
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, TrainerState
 from trl import SFTConfig, SFTTrainer
 
-from gaokao.chats import ChatPool, Mixed, choose
+from gaokao.callbacks import OnValidation, Progress, SaveInTime, SpanStart, StopOnNan
 from gaokao.errors import UserError
+from gaokao.models import check_devices
 from gaokao.prompts import Example, format_chat
-from gaokao.records import Record, drop_hints
-from gaokao.runs import step_of
+from gaokao.records import Record
+from gaokao.resume import step_of
 
 # Below this number an optimizer has hardly left its warm-up, whatever the loss says.
 FEW_STEPS = 20
-# A GradScaler starts at 2^16 and halves its scale at every overflow: after so many in a row the scale is not the reason.
-OVERFLOWS_IN_A_ROW = 25
 # Other processes wait while the first one downloads 29 GB; with NCCL's own ten minutes they would be killed.
 PROCESS_TIMEOUT = timedelta(hours=12)
 
 
-def start_processes(on_gpu: bool) -> PartialState:
-    """Join the processes that torchrun or accelerate started, one a device; alone without them."""
-    return PartialState(cpu=not on_gpu, timeout=PROCESS_TIMEOUT)
+def start_processes(gpus: int) -> PartialState:
+    """Join the processes that torchrun or accelerate started, one a device; alone without them.
+
+    Raises:
+        UserError: the driver shows GPUs, but this torch cannot use them.
+    """
+    check_devices(gpus)
+    return PartialState(cpu=not gpus, timeout=PROCESS_TIMEOUT)
 
 
 # Keys of the section train that trl's settings do not have.
 OWN_KEYS = {"effective_batch", "save_minutes", "keep", "early_stopping", "resume"}
 
 
-class Fitted(NamedTuple):
-    """Records that fit, and the ids and lengths (tokens, prompt and answer) of all that do not."""
-
-    records: list[Record]
-    lengths: list[int]
-    overlong: list[tuple[str, int]]
-
-
-def fit_records(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Fitted:
-    """Measure every record in tokens and leave out what is longer than a row: cut, it would lose its end token.
-
-    Raises:
-        UserError: no record fits.
-    """
-    kept, lengths, overlong = [], [], []
-    for record in records:
-        length = len(example_ids(tokenizer, format_chat(record)))
-        if length > max_length:
-            overlong.append((record.id, length))
-        else:
-            kept.append(record)
-            lengths.append(length)
-    if not kept:
-        shortest = min(length for _, length in overlong)
-        raise UserError(
-            f"train.max_length = {max_length}: every one of the {len(records)} records is longer; the shortest has "
-            f"{shortest} tokens: set train.max_length to {shortest} or more, or shorten the passages"
-        )
-    return Fitted(kept, lengths, overlong)
-
-
-def example_ids(tokenizer: PreTrainedTokenizerBase, example: Example) -> list[int]:
-    """Token ids of a whole training example."""
-    encoded = tokenizer.apply_chat_template(
-        [*example["prompt"], *example["completion"]], tokenize=True, return_dict=True
-    )
-    return list(encoded["input_ids"])
-
-
-def hold_out(records: Sequence[Record], share: float, seed: int) -> tuple[list[Record], list[Record]]:
-    """Split into training and validation records at random, both in file order; one is held out at least if share > 0."""
-    count = 0 if share == 0 or len(records) < 2 else max(1, round(share * len(records)))
-    chosen = set(random.Random(seed).sample(range(len(records)), count))
-    train = [record for index, record in enumerate(records) if index not in chosen]
-    return train, [record for index, record in enumerate(records) if index in chosen]
-
-
-class Material(NamedTuple):
-    """What a run learns from and is validated on."""
-
-    learn: list[Record]
-    validation: list[Record]
-    mixed: Mixed
-    fitted: Fitted
-
-    def text(self, max_length: int) -> str:
-        """Counts, and the first records that are left out, as lines for a screen."""
-        lengths, overlong = self.fitted.lengths, self.fitted.overlong
-        lines = [
-            f"data      {len(lengths) + len(overlong)} records: {len(self.learn)} to train on, {len(self.validation)} to "
-            f"validate, {len(overlong)} over {max_length} tokens left out; longest {max(lengths)} tokens, mean "
-            f"{sum(lengths) / len(lengths):.0f}"
-        ]
-        lines += [f"          left out: {identity} ({length} tokens)" for identity, length in overlong[:5]]
-        if len(overlong) > 5:
-            lines.append(f"          and {len(overlong) - 5} more; all of them are in run.json (train.max_length)")
-        if self.mixed.record:
-            lines.append(f"mix       {self.mixed.text}")
-        return "\n".join(lines)
-
-    def record(self) -> dict[str, Any]:
-        """What `run.json` says of it."""
-        return {
-            "train": len(self.learn),
-            "validation": [record.id for record in self.validation],
-            "overlong": [{"id": identity, "tokens": length} for identity, length in self.fitted.overlong],
-            "mix": self.mixed.record,
-        }
-
-    def fingerprints(self) -> dict[str, str | None]:
-        """What tells prompts and chats from others; the records have a fingerprint of their own."""
-        prompts = [format_chat(record)["prompt"] for record in self.fitted.records]
-        chats = self.mixed.examples if self.mixed.record else None
-        digests = [
-            hashlib.sha256(json.dumps(texts, ensure_ascii=False, sort_keys=True).encode()).hexdigest()[:16]
-            for texts in (prompts, chats)
-        ]
-        return {"the prompt's wording": digests[0], "data.mix": digests[1]}
-
-
-def gather(
-    records: Sequence[Record],
-    pool: ChatPool,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_length: int,
-    validation_share: float,
-    mix_ratio: float,
-    seed: int,
-) -> Material:
-    """Leave out what does not fit, hold out what is validated on, and take the general chats that are mixed in.
-
-    Args:
-        records: the data set.
-        pool: general chats.
-        tokenizer: of the base.
-        max_length: tokens of the longest example that is trained on.
-        validation_share: of the records that fit.
-        mix_ratio: chats for each record that is trained on.
-        seed: of the split, and of the difficulties and topics that are left out of half of the prompts.
-
-    Raises:
-        UserError: no record, or none of the chats, fits.
-    """
-    fitted = fit_records(records, tokenizer, max_length)
-    learn, validation = hold_out(drop_hints(fitted.records, seed), validation_share, seed)
-    mixed = choose(
-        pool,
-        wanted=round(mix_ratio * len(learn)),
-        length=lambda example: len(example_ids(tokenizer, example)),
-        max_length=max_length,
-    )
-    return Material(learn, validation, mixed, fitted)
-
-
-def as_dataset(records: Sequence[Record], mixed: Sequence[Example] = ()) -> datasets.Dataset:
+def as_dataset(records: Sequence[Record], chats: Sequence[Example] = ()) -> datasets.Dataset:
     """Records, and other examples after them, in trl's conversational prompt-completion form."""
-    return datasets.Dataset.from_list([*(dict(format_chat(record)) for record in records), *map(dict, mixed)])
+    return datasets.Dataset.from_list([*(dict(format_chat(record)) for record in records), *map(dict, chats)])
 
 
 class Batch(NamedTuple):
@@ -290,133 +163,6 @@ def lora_config(*, r: int, alpha: float, dropout: float, target_modules: str | l
     )
 
 
-class Progress(ProgressCallback):
-    """A progress bar with the latest losses, instead of a line per step."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shown: dict[str, str] = {}
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Show the losses behind the bar."""
-        for key, name in (("loss", "train loss"), ("eval_loss", "validation loss")):
-            if key in (logs or {}):
-                self.shown[name] = f"{float(logs[key]):.3f}"
-        if self.training_bar is not None:
-            self.training_bar.set_postfix(self.shown)
-
-
-class StopOnNan(TrainerCallback):
-    """Stop when the loss is not a number: the adapter is lost from that step on."""
-
-    def __init__(self) -> None:
-        self.overflows = 0
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Raise on a loss or validation loss that is NaN or infinite, and on such a gradient norm.
-
-        With fp16 an infinite norm is how a GradScaler finds its scale: that step is skipped and nothing is lost, so
-        only many in a row count.
-        """
-        logs = logs or {}
-        for key in ("loss", "eval_loss"):
-            if key in logs and not math.isfinite(logs[key]):
-                self._stop(key, logs[key], args, state)
-        if "grad_norm" in logs:
-            finite = math.isfinite(logs["grad_norm"])
-            self.overflows = 0 if finite else self.overflows + 1
-            if self.overflows >= (OVERFLOWS_IN_A_ROW if args.fp16 else 1):
-                self._stop("grad_norm", logs["grad_norm"], args, state)
-
-    def _stop(self, key: str, value: float, args: Any, state: Any) -> None:
-        # fp32 would double the 3 GB that a 14B keeps unquantized and the activations with it: 16 GB cannot hold that.
-        narrow = (
-            "; fp16 overflows easily: a GPU with bf16 (Ampere or newer) does not, and a 7B base fits 16 GB with "
-            "model.dtype: fp32"
-            if args.fp16
-            else ""
-        )
-        raise UserError(
-            f"{key} became {value} at step {state.global_step}: training stopped. Lower train.learning_rate (now "
-            f"{args.learning_rate:g}) and start new with --train.resume false{narrow}. Earlier checkpoints are in "
-            f"{args.output_dir}"
-        )
-
-
-class OnValidation(TrainerCallback):
-    """Save a step with a lower validation loss than all before it, and stop when there was none for a while."""
-
-    def __init__(self, keep_best: bool, patience: int | None) -> None:
-        self.keep_best = keep_best
-        self.patience = patience
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
-        """Decide by the history, which a resumed run has as well."""
-        _, validation = curves(state.log_history)
-        best = min(range(len(validation)), key=lambda number: validation[number][1])
-        since = len(validation) - 1 - best
-        if self.keep_best and since == 0:
-            control.should_save = True
-        if self.patience is not None and since >= self.patience:
-            control.should_training_stop = True
-            control.should_save = True
-
-
-class SaveInTime(TrainerCallback):
-    """Save when `minutes` have passed or a signal asked to stop, on all processes at the same step.
-
-    The first Ctrl-C (or SIGTERM, which torchrun and batch systems send) ends training after the running step with a
-    checkpoint; another one, some seconds later, ends it at once. What comes sooner is the same Ctrl-C: a terminal sends
-    it to every process, and torchrun hands it on once more.
-    """
-
-    ONE_PRESS = 3.0
-
-    def __init__(self, minutes: float | None) -> None:
-        self.seconds = math.inf if minutes is None else 60 * minutes
-        self.saved = self.asked_at = time.monotonic()
-        self.asked = False
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """Catch SIGINT and SIGTERM while training."""
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = [signal.signal(number, self._ask) for number in numbers]
-        try:
-            yield
-        finally:
-            for number, handler in zip(numbers, before, strict=True):
-                signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: Any) -> None:
-        now = time.monotonic()
-        if self.asked and now - self.asked_at > self.ONE_PRESS:
-            raise KeyboardInterrupt
-        if not self.asked:
-            self.asked, self.asked_at = True, now
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Save, and stop where that was asked."""
-        due = time.monotonic() - self.saved >= self.seconds
-        if dist.is_available() and dist.is_initialized():
-            flags = torch.tensor([self.asked, due], dtype=torch.int32, device=args.device)
-            dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-            self.asked, due = (bool(flag) for flag in flags.tolist())
-        if self.asked or due:
-            control.should_save = True
-        if self.asked:
-            control.should_training_stop = True
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """An interrupted epoch has not ended: a validation here is one that an unbroken run does not have."""
-        if self.asked:
-            control.should_evaluate = False
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Count from here."""
-        self.saved = time.monotonic()
-
-
 class _PerTokenValidation(SFTTrainer):
     """trl's trainer with a validation loss per completion token, as the training loss is.
 
@@ -455,9 +201,9 @@ def build_trainer(
     tokenizer: PreTrainedTokenizerBase,
     arguments: SFTConfig,
     lora: LoraConfig,
-    train: Sequence[Record],
-    validation: Sequence[Record],
-    mixed: Sequence[Example] = (),
+    train_records: Sequence[Record],
+    validation_records: Sequence[Record],
+    chats: Sequence[Example] = (),
     keep: str = "last",
     early_stopping: int | None = None,
 ) -> SFTTrainer:
@@ -468,9 +214,9 @@ def build_trainer(
         tokenizer: its tokenizer.
         arguments: trl's settings.
         lora: the adapter.
-        train: what is learnt.
-        validation: what the validation loss is measured on; may be empty.
-        mixed: general chats learnt beside the records, never validated on.
+        train_records: what is learnt.
+        validation_records: what the validation loss is measured on; may be empty.
+        chats: general ones, learnt beside the records, never validated on.
         keep: `best` saves every step with the lowest validation loss so far.
         early_stopping: validations without a lower loss that end the training, or `None`.
 
@@ -484,8 +230,8 @@ def build_trainer(
             args=arguments,
             processing_class=tokenizer,
             peft_config=lora,
-            train_dataset=as_dataset(train, mixed),
-            eval_dataset=as_dataset(validation) if validation else None,
+            train_dataset=as_dataset(train_records, chats),
+            eval_dataset=as_dataset(validation_records) if validation_records else None,
         )
     except ValueError as error:
         if "arget modules" not in str(error):
@@ -499,14 +245,14 @@ def build_trainer(
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Progress())
     trainer.add_callback(StopOnNan())
-    if validation:
+    if validation_records:
         trainer.weigh_rows()
         trainer.add_callback(OnValidation(keep == "best", early_stopping))
     return trainer
 
 
 class Span(NamedTuple):
-    """What one call of `fit` did: a run that was interrupted has several."""
+    """What one call of `run_training` did: a run that was interrupted has several."""
 
     first_step: int
     last_step: int
@@ -522,7 +268,7 @@ class Span(NamedTuple):
         return self.last_step - self.first_step
 
 
-def fit(trainer: SFTTrainer, checkpoint: Path | None, steps: int, save_minutes: float | None = None) -> Span:
+def run_training(trainer: SFTTrainer, checkpoint: Path | None, steps: int, save_minutes: float | None = None) -> Span:
     """Train to step number `steps`, from a checkpoint where one is given; one that is there already trains no step more.
 
     Raises:
@@ -533,7 +279,7 @@ def fit(trainer: SFTTrainer, checkpoint: Path | None, steps: int, save_minutes: 
         load_weights(trainer.model, checkpoint)
         return Span(trainer.state.global_step, trainer.state.global_step, True, 0, 0.0)
     watch, started = SaveInTime(save_minutes), time.monotonic()
-    before = _Before()
+    before = SpanStart()
     trainer.add_callback(watch)
     trainer.add_callback(before)
     try:
@@ -551,17 +297,6 @@ def fit(trainer: SFTTrainer, checkpoint: Path | None, steps: int, save_minutes: 
         trainer.state.num_input_tokens_seen - before.tokens,
         time.monotonic() - started,
     )
-
-
-class _Before(TrainerCallback):
-    """Where a span starts, which is known once its checkpoint has been read."""
-
-    def __init__(self) -> None:
-        self.step = self.tokens = 0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Note it."""
-        self.step, self.tokens = state.global_step, state.num_input_tokens_seen
 
 
 def load_weights(model: torch.nn.Module, checkpoint: Path) -> None:

@@ -108,3 +108,56 @@ def run_script(script: str, *arguments: str | Path, **kwargs: Any) -> subprocess
         timeout=600,
         **kwargs,
     )
+
+
+def quiet(line: str) -> None:
+    """A `say` that says nothing."""
+
+
+def chosen(folder: Path, quantization: str = "nf4", dtype: str = "fp32") -> Any:
+    """A base on the CPU, chosen as the scripts choose theirs."""
+    from gaokao import models
+
+    return models.choose_base(
+        base=str(folder), quantization=quantization, dtype=dtype, attention="sdpa", tiny_folder=folder, gpus=0
+    )
+
+
+def load(folder: Path, quantization: str = "nf4", dtype: str = "fp32") -> Any:
+    """That base, loaded."""
+    from gaokao import models
+
+    return models.load_base(chosen(folder, quantization, dtype))
+
+
+TEXT = "题干：下列正确的是\nA．甲\nB．乙\nC．丙\nD．丁\n参考答案：B\n解析：乙符合事实。故选B。"
+
+
+def entry(text: Any = TEXT, **changes: Any) -> dict[str, Any]:
+    """An entry of a results file."""
+    return {
+        "id": "r0",
+        "subject": "生物",
+        "type": "单选题",
+        "课本内容": "细胞是生物体结构和功能的基本单位。",
+        "课外内容": "",
+        "text": text,
+        "finish_reason": "stop",
+        "reference": TEXT,
+        "adapter": "a",
+        **changes,
+    }
+
+
+def item(text: Any = TEXT, **changes: Any) -> Any:
+    """That entry as it is read back."""
+    from gaokao.results import Generated
+
+    return Generated.from_dict(entry(text, **changes))
+
+
+def write_results(path: Path, entries: list[Any], **options: Any) -> Path:
+    lines = [json.dumps(value, ensure_ascii=False, **options) for value in entries]
+    text = "\n".join(lines) + "\n" if path.suffix == ".jsonl" else f"[{', '.join(lines)}]"
+    path.write_text(text, encoding="utf-8")
+    return path

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save_file
 
-from gaokao import adapters, generation, models, runs, tiny, training
+from gaokao import adapters, generation, models, runs, splits, tiny, training
 from gaokao.chats import ChatPool
 from gaokao.config import Config
 from gaokao.console import quiet_libraries
@@ -151,23 +151,31 @@ def loaded_bytes(model: Any, on_gpu: bool) -> int:
 def measure(base: Path, out: Path, config: Config, device: str, dtype: str, attention: str) -> Measured:
     """One pass: load, train, resume, generate, with the functions that the scripts call."""
     on_gpu = device != "cpu"
-    tokenizer = models.load_tokenizer(base)
+    chosen = models.choose_base(
+        base=str(base), dtype=dtype, attention=attention, tiny_folder=out, gpus=torch.cuda.device_count()
+    )
+    tokenizer = chosen.tokenizer
     records = load_records(tiny.BUNDLED)
     settings = config.train.model_copy(update={"max_steps": STEPS, "save_steps": SAVED_AT, "eval_steps": None})
-    material = training.gather(
-        records, ChatPool(), tokenizer, max_length=settings.max_length, validation_share=0.0, mix_ratio=0.0, seed=1
+    material = splits.gather(
+        records,
+        ChatPool(),
+        tokenizer,
+        context=chosen.context,
+        max_length=settings.max_length,
+        validation_share=0.0,
+        mix_ratio=0.0,
+        seed=1,
     )
     peak(device)
 
     def load() -> Any:
-        return models.load_base(base, quantization="nf4", dtype=dtype, attention=attention, device=device)
+        return models.load_base(chosen)
 
     def trainer() -> Any:
-        model = load()
-        models.keep_4bit_layout(model)
         batch = training.Batch(settings.effective_batch, settings.per_device_train_batch_size, 1)
         return training.build_trainer(
-            model=model,
+            model=models.keep_4bit_layout(load()),
             tokenizer=tokenizer,
             arguments=training.sft_arguments(
                 folder=out,
@@ -178,8 +186,8 @@ def measure(base: Path, out: Path, config: Config, device: str, dtype: str, atte
                 **settings.model_dump(exclude=training.OWN_KEYS),
             ),
             lora=training.lora_config(**config.lora.model_dump()),
-            train=material.learn,
-            validation=[],
+            train_records=material.train_records,
+            validation_records=[],
         )
 
     def losses(state: Any) -> list[float]:
@@ -188,15 +196,15 @@ def measure(base: Path, out: Path, config: Config, device: str, dtype: str, atte
     weights = loaded_bytes(load(), on_gpu)
     peak(device)
     first = trainer()
-    span = training.fit(first, None, STEPS)
+    span = training.run_training(first, None, STEPS)
     training_peak = peak(device)
     norms = [entry.get("grad_norm", 0.0) for entry in first.state.log_history if "loss" in entry]
     seen = losses(first.state)
-    record = adapters.adapter_record("random", base, "nf4", tokenizer)
+    record = adapters.adapter_record(chosen)
     adapters.save_adapter(first.model, tokenizer, record, out / "adapter")
     del first
     second = trainer()
-    training.fit(second, out / f"checkpoint-{SAVED_AT}", STEPS)
+    training.run_training(second, out / f"checkpoint-{SAVED_AT}", STEPS)
     resumed = losses(second.state)
     del second
     peak(device)

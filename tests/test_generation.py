@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, load
 from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig
 
@@ -20,6 +20,7 @@ from gaokao import generation, models
 from gaokao.errors import Interrupted, UserError
 from gaokao.prompts import prepare_input
 from gaokao.records import Record, load_records
+from gaokao.results import Generated
 
 RECORDS = load_records(ROOT / "gaokao_data" / "test.json")[:5]
 # Tokens of each prompt that the batches get: short, so that it is quick, and not in order.
@@ -37,7 +38,7 @@ SAMPLED: dict[str, Any] = GREEDY | {"do_sample": True, "temperature": 1.5}
 
 @pytest.fixture(scope="module")
 def model(random_base: Path) -> Any:
-    return models.load_base(random_base, quantization="none", dtype="fp32", attention="sdpa", device="cpu")
+    return load(random_base, quantization="none")
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +61,13 @@ def outputs(
     seed: int = 0,
     options: dict[str, Any] = GREEDY,
     **changes: Any,
-) -> list[generation.Output]:
+) -> list[generation.Completion]:
     """What is generated, in the order of the prompts."""
     settings = generation.generation_config(tokenizer, **(options | changes))
     return sorted(generation.generate(model, tokenizer, prompts, settings, batch_size=batch_size, seed=seed))
 
 
-def texts(made: list[generation.Output]) -> list[str]:
+def texts(made: list[generation.Completion]) -> list[str]:
     return [output.text for output in made]
 
 
@@ -228,7 +229,7 @@ def test_the_models_own_sampling_defaults_are_not_used(
 
 def adapted(random_base: Path) -> Any:
     """The base with an adapter that does something and is not merged, as on a quantized base."""
-    base = models.load_base(random_base, quantization="none", dtype="fp32", attention="sdpa", device="cpu")
+    base = load(random_base, quantization="none")
     torch.manual_seed(0)
     made = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
     for name, parameter in made.named_parameters():
@@ -249,11 +250,7 @@ def test_padding_changes_no_answer_with_an_adapter(random_base: Path, tokenizer:
 def test_what_generate_calls_is_what_is_compiled(
     random_base: Path, tokenizer: Any, prompts: list[list[int]], kind: str
 ) -> None:
-    made: Any = (
-        adapted(random_base)
-        if kind == "adapter"
-        else models.load_base(random_base, quantization="none", dtype="fp32", attention="sdpa", device="cpu")
-    )
+    made: Any = adapted(random_base) if kind == "adapter" else load(random_base, quantization="none")
     plain = outputs(made, tokenizer, prompts[:2], max_new_tokens=4)
     calls = []
 
@@ -310,77 +307,12 @@ def test_a_gpu_that_is_too_small_is_told_what_to_change(
         outputs(model, tokenizer, prompts)
 
 
-# --- entries and files ----------------------------------------------------------------------------------------------
-
-TEXT = "题干：甲\nA．一\nB．二\nC．三\nD．四\n参考答案：B\n解析：B符合事实。故选B。"
-
-
-def test_an_entry_holds_input_prompt_text_parts_and_counts() -> None:
-    record = load_records(ROOT / "gaokao_data" / "test.json")[0]
-    entry = generation.result_entry(record, "prompt", generation.Output(0, TEXT, "stop", 7, 9), "none")
-    assert (entry["id"], entry["subject"], entry["type"]) == (record.id, record.subject, record.type)
-    assert (entry["课本内容"], entry["课外内容"]) == (record.textbook, record.outside)
-    assert entry["题干"].startswith("甲\nA．一")
-    assert (entry["参考答案"], entry["解析"], entry["missing"]) == ("B", "B符合事实。故选B。", [])
-    assert entry["reference"].startswith("题干：")
-    assert (entry["prompt"], entry["text"], entry["adapter"]) == ("prompt", TEXT, "none")
-    assert (entry["finish_reason"], entry["prompt_tokens"], entry["completion_tokens"]) == ("stop", 7, 9)
-    assert (entry["usable"], entry["failed_checks"]) == (True, [])
-
-
-def test_an_entry_holds_difficulty_and_topic_where_they_were_asked_for() -> None:
-    output = generation.Output(0, TEXT, "stop", 7, 9)
-    asked = Record("r", "生物", "单选题", "细胞。", difficulty="压轴", topic="细胞")
-    entry = generation.result_entry(asked, "", output, "none")
-    assert (entry["difficulty"], entry["topic"]) == ("压轴", "细胞")
-    plain = Record("r", "生物", "单选题", "细胞。")
-    assert not {"difficulty", "topic"} & generation.result_entry(plain, "", output, "none").keys()
-
-
-def test_an_entry_names_the_checks_that_it_fails_with_evidence() -> None:
-    record = Record("r", "生物", "单选题", "细胞是生物体结构和功能的基本单位。")
-    text = TEXT.replace("D．四", "D．三").replace("符合事实", "符合事实，$x")
-    entry = generation.result_entry(record, "", generation.Output(0, text, "length", 7, 9), "none")
-    assert entry["usable"] is False
-    assert [(failed["check"], failed["hard"]) for failed in entry["failed_checks"]] == [
-        ("options", True),
-        ("latex", False),
-        ("truncated", True),
-    ]
-    assert "options C and D are both" in entry["failed_checks"][0]["evidence"]
-    assert entry["reference"] is None
-
-
-def test_the_passages_of_the_record_reach_the_checks() -> None:
-    copied = RECORDS[0].textbook[:60]
-    entry = generation.result_entry(
-        RECORDS[0], "", generation.Output(0, TEXT.replace("甲\n", f"{copied}\n"), "stop", 7, 9), "none"
-    )
-    assert [failed["check"] for failed in entry["failed_checks"]] == ["copied"]
-    assert entry["usable"] is True
-
-
-def test_lines_are_on_disk_as_soon_as_they_are_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "q.jsonl"
-    synced = []
-    fsync = os.fsync
-
-    def spy(descriptor: int) -> None:
-        fsync(descriptor)
-        # What the system has been given by now.
-        synced.append(path.read_text(encoding="utf-8"))
-
-    monkeypatch.setattr(os, "fsync", spy)
-    lines = generation.ResultLines(path)
-    lines.add({"id": "甲\u2028"})
-    lines.add({"id": "乙"})
-    lines.close()
-    assert synced == ['{"id": "甲\u2028"}\n', '{"id": "甲\u2028"}\n{"id": "乙"}\n']
+# --- files ----------------------------------------------------------------------------------------------------------
 
 
 def questions(
     model: Any, tokenizer: Any, prompts: list[list[int]], path: Path, records: list[Record] = RECORDS
-) -> list[dict[str, Any]]:
+) -> list[Generated]:
     settings = generation.generation_config(tokenizer, **GREEDY)
     return generation.write_questions(
         model, tokenizer, records, prompts, settings, path, adapter="outputs/a", batch_size=2, seed=0
@@ -390,15 +322,17 @@ def questions(
 def test_questions_come_in_the_order_of_the_records_and_lines_as_they_are_finished(
     model: Any, tokenizer: Any, prompts: list[list[int]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    entries = questions(model, tokenizer, prompts, tmp_path / "q.jsonl")
-    assert [entry["id"] for entry in entries] == [record.id for record in RECORDS]
-    assert [entry["text"] for entry in entries] == texts(outputs(model, tokenizer, prompts))
-    assert [entry["prompt"] for entry in entries] == [tokenizer.decode(prompt) for prompt in prompts]
-    assert {entry["adapter"] for entry in entries} == {"outputs/a"}
+    items = questions(model, tokenizer, prompts, tmp_path / "q.jsonl")
+    assert [item.record.id for item in items] == [record.id for record in RECORDS]
+    assert [item.text for item in items] == texts(outputs(model, tokenizer, prompts))
+    assert [item.prompt for item in items] == [tokenizer.decode(prompt) for prompt in prompts]
+    assert {item.adapter for item in items} == {"outputs/a"}
     lines = [json.loads(line) for line in (tmp_path / "q.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
     assert sorted(lines, key=lambda line: -line["prompt_tokens"]) == lines
-    assert sorted(lines, key=lambda line: line["id"]) == sorted(entries, key=lambda entry: entry["id"])
-    tokens = sum(entry["completion_tokens"] for entry in entries)
+    assert sorted(lines, key=lambda line: line["id"]) == sorted(
+        (item.to_dict() for item in items), key=lambda entry: str(entry["id"])
+    )
+    tokens = sum(item.completion_tokens for item in items)
     assert f"wrote     5 questions, {tokens} tokens in" in capsys.readouterr().out
 
 
@@ -427,10 +361,11 @@ def test_an_interruption_keeps_whole_lines_and_says_how_to_go_on(
     assert f"{kept} of 5 questions are finished" in str(caught.value)
     assert (f"score them with python evaluate.py {path}" in str(caught.value)) is (kept > 0)
     assert "the same command starts anew" in str(caught.value)
-    assert len([json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]) == kept
+    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+    assert len([json.loads(line) for line in lines if line]) == kept
 
 
 def test_a_record_without_a_reference_is_answered_too(model: Any, tokenizer: Any, tmp_path: Path) -> None:
     records = [Record("r", "生物", "单选题", "细胞是生物体结构和功能的基本单位。")]
     prompts = generation.build_prompts(records, tokenizer, NEW, 4096)
-    assert questions(model, tokenizer, prompts, tmp_path / "q.jsonl", records)[0]["reference"] is None
+    assert questions(model, tokenizer, prompts, tmp_path / "q.jsonl", records)[0].reference is None

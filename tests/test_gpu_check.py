@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from conftest import load
 
 from gaokao import models
 from tests import gpu_check
@@ -20,7 +21,7 @@ def test_the_shapes_have_the_parameters_of_the_published_models(size: str, param
 def test_a_random_base_loads_whole(tmp_path: Path, tied: bool) -> None:
     shape = gpu_check.Shape(64, 128, 2, 4, 2, 4096, tied)
     gpu_check.write_base(tmp_path / "base", shape)
-    model = models.load_base(tmp_path / "base", quantization="none", dtype="bf16", attention="sdpa", device="cpu")
+    model = load(tmp_path / "base", quantization="none", dtype="bf16")
     assert model.num_parameters() == gpu_check.count(shape)[0]
     assert {name for name, _ in model.named_parameters()} == {n for g in gpu_check.tensors(shape) for n in g}
     # Every weight came from the files: none was left as the library initializes it.

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import record_row
+from conftest import chosen, load, record_row
 from peft import LoraConfig, get_peft_model
 
 import evaluate
 import infer_qwen_gaokao
-from gaokao import adapters, generation, models, results, tiny
+from gaokao import adapters, models, results, tiny
 from gaokao.checks import CHECKS
 from gaokao.console import banner
 from gaokao.errors import Interrupted, UserError
-from gaokao.runs import lock
+from gaokao.runs import Journal, lock
 
 
 @pytest.fixture(autouse=True)
@@ -34,16 +34,15 @@ def _surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def adapter(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter that does something."""
-    base = models.load_base(random_base, quantization="nf4", dtype="fp32", attention="sdpa", device="cpu")
     torch.manual_seed(0)
-    model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model = get_peft_model(load(random_base), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    tokenizer = models.load_tokenizer(random_base)
+    base = chosen(random_base)
     folder = tmp_path_factory.mktemp("trained") / "gaokao" / "adapter"
     folder.parent.mkdir()
-    adapters.save_adapter(model, tokenizer, adapters.adapter_record("random", random_base, "nf4", tokenizer), folder)
+    adapters.save_adapter(model, base.tokenizer, adapters.adapter_record(base), folder)
     return folder
 
 
@@ -65,24 +64,24 @@ def infer(random_base: Path, write_rows: Callable[..., Path], tmp_path: Path, ca
     return run
 
 
-def load(path: Path) -> Any:
+def load_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def test_questions_scores_and_failed_checks_are_written_and_said(infer: Infer, tmp_path: Path) -> None:
     printed = infer("--adapter", "none", "--generate.limit", "2")
     folder = tmp_path / "out" / "gaokao" / "generated_base"
-    entries = load(folder / "questions.json")
+    entries = load_json(folder / "questions.json")
     assert [entry["id"] for entry in entries] == ["r0", "r1"]
     assert {entry["adapter"] for entry in entries} == {"none"}
     assert all("sections" in [failed["check"] for failed in entry["failed_checks"]] for entry in entries)
-    scores = load(folder / "scores.json")
+    scores = load_json(folder / "scores.json")
     assert scores["usable"]["passed"] == 0 and scores["usable"]["items"] == 2
     assert list(scores["checks"]) == [check.name for check in CHECKS]
     assert scores["similarity"]["compared_pairs"] == 2
     for start in ("form      2 questions", "usable    0 of 2", "checks    worst: ", "similarity ", "files     "):
         assert any(line.startswith(start) for line in printed), start
-    assert any("NO ADAPTER: the bare base model" in line for line in printed)
+    assert "adapter   none: the bare base model" in printed
     assert sum("finish reason" in line for line in printed) == 1
 
 
@@ -92,13 +91,13 @@ def test_auto_takes_the_adapter_of_the_run_and_a_folder_another(infer: Infer, ad
     run.mkdir(parents=True)
     (run / "adapter").symlink_to(adapter)
     infer("--generate.do_sample=false")
-    entries = load(run / "generated" / "questions.json")
+    entries = load_json(run / "generated" / "questions.json")
     assert {entry["adapter"] for entry in entries} == {str(run / "adapter")}
     texts["auto"] = [entry["text"] for entry in entries]
     infer("--generate.do_sample=false", "--adapter", adapter, "--output.run=other")
-    texts["folder"] = [e["text"] for e in load(tmp_path / "out" / "other" / "generated" / "questions.json")]
+    texts["folder"] = [e["text"] for e in load_json(tmp_path / "out" / "other" / "generated" / "questions.json")]
     infer("--generate.do_sample=false", "--adapter", "none")
-    texts["none"] = [e["text"] for e in load(run / "generated_base" / "questions.json")]
+    texts["none"] = [e["text"] for e in load_json(run / "generated_base" / "questions.json")]
     assert texts["auto"] == texts["folder"] != texts["none"]
 
 
@@ -162,13 +161,13 @@ def test_the_folder_is_held_until_the_scores_are_written(
 def test_sigterm_keeps_the_questions_that_are_finished(
     infer: Infer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add = generation.ResultLines.add
+    add = Journal.add
 
-    def then_stop(lines: generation.ResultLines, entry: dict[str, Any]) -> None:
+    def then_stop(lines: Journal, entry: dict[str, Any]) -> None:
         add(lines, entry)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(generation.ResultLines, "add", then_stop)
+    monkeypatch.setattr(Journal, "add", then_stop)
     with pytest.raises(Interrupted, match="1 of 3 questions are finished and kept in"):
         infer("--adapter", "none")
     folder = tmp_path / "out" / "gaokao" / "generated_base"
@@ -201,7 +200,9 @@ def test_the_last_line_says_that_the_tiny_model_was_used(
 
 
 def test_several_gpus_are_not_promised(infer: Infer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(infer_qwen_gaokao, "banner", lambda resolved, **rest: banner(resolved._replace(gpus=4), **rest))
+    monkeypatch.setattr(
+        infer_qwen_gaokao, "banner", lambda resolved, *rest, **words: banner(resolved._replace(gpus=4), *rest, **words)
+    )
     printed = "\n".join(infer("--adapter", "none"))
     assert "4 GPUs are there: generation uses this one" in printed and "torchrun" not in printed
 
@@ -220,12 +221,12 @@ def test_the_compiled_forward_is_used_where_it_is_asked_for_and_only_there(
 def test_rounds_and_seed_of_the_chance_level_and_sampling_options_are_passed_on(infer: Infer, tmp_path: Path) -> None:
     folder = tmp_path / "out" / "gaokao" / "generated_base"
     infer("--adapter", "none", "--evaluate.chance_rounds", "1")
-    assert load(folder / "scores.json")["similarity"]["compared_pairs"] == 3
-    first = [entry["text"] for entry in load(folder / "questions.json")]
+    assert load_json(folder / "scores.json")["similarity"]["compared_pairs"] == 3
+    first = [entry["text"] for entry in load_json(folder / "questions.json")]
     infer("--adapter", "none", "--generate.seed", "7")
-    assert [entry["text"] for entry in load(folder / "questions.json")] != first
+    assert [entry["text"] for entry in load_json(folder / "questions.json")] != first
     infer("--adapter", "none", "--generate.max_new_tokens", "2")
-    assert max(entry["completion_tokens"] for entry in load(folder / "questions.json")) <= 2
+    assert max(entry["completion_tokens"] for entry in load_json(folder / "questions.json")) <= 2
 
 
 @pytest.mark.parametrize("trusted", [True, False])

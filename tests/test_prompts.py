@@ -211,7 +211,7 @@ def test_of_several_headers_of_a_kind_the_first_counts() -> None:
 def test_prompt_token_ids_of_training_and_inference_are_equal(which: str, small_base: Path) -> None:
     """With GAOKAO_QWEN_FOLDER=DIR the same holds on a real Qwen2.5 tokenizer."""
     from gaokao.models import load_tokenizer, prompt_ids
-    from gaokao.training import example_ids
+    from gaokao.splits import example_ids
 
     if which == "qwen" and "GAOKAO_QWEN_FOLDER" not in os.environ:
         pytest.skip("needs GAOKAO_QWEN_FOLDER, a folder with a real Qwen2.5 tokenizer")

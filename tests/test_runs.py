@@ -1,21 +1,15 @@
 """One process at a time owns a results folder, and files appear whole or not at all."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from conftest import ROOT
-from safetensors.numpy import save_file
 
 from gaokao import runs
-from gaokao.config import Config
 from gaokao.errors import UserError
 
 HOLD = "import sys, time; from pathlib import Path; from gaokao.runs import lock\nwith lock(Path(sys.argv[1]), 'train_qwen_gaokao.py'): print('held', flush=True); time.sleep(60)"
@@ -29,7 +23,7 @@ def test_a_second_process_is_refused_and_told_who_holds_the_folder(tmp_path: Pat
         with pytest.raises(UserError) as refused, runs.lock(folder, "infer_qwen_gaokao.py"):
             pass
         assert f"train_qwen_gaokao.py (process {holder.pid} on " in str(refused.value)
-        assert "--output.run NAME" in str(refused.value)
+        assert "or choose another folder" in str(refused.value)
         # A killed process holds nothing.
         holder.send_signal(signal.SIGKILL)
         holder.wait(timeout=30)
@@ -114,130 +108,3 @@ def test_processes_that_start_together_end_in_one_owner_and_messages(tmp_path: P
     started = [subprocess.Popen([sys.executable, "-c", program, tmp_path], cwd=ROOT) for _ in range(6)]
     assert [process.wait(timeout=120) for process in started] == [0] * 6
     assert (tmp_path / "run" / "run.json").exists()
-
-
-def asked(**changes: Any) -> dict[str, Any]:
-    """The record of a command, as `new_record` makes it; changes by section, `train={"seed": 7}`."""
-    config = Config().model_dump()
-    for section, values in changes.items():
-        config[section] |= values
-    return runs.new_record(config, {"processes": 1, "data.train": "a"}, more=(1, 2))
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files of a whole checkpoint, as the Trainer writes them."""
-    folder = tmp_path_factory.mktemp("checkpoint") / "checkpoint-4"
-    folder.mkdir()
-    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
-        with zipfile.ZipFile(folder / name, "w") as archive:
-            archive.writestr("x", "y")
-    save_file({"w": np.zeros(2)}, folder / "adapter_model.safetensors")
-    (folder / "trainer_state.json").write_text('{"global_step": 4}', encoding="utf-8")
-    return folder
-
-
-def left(folder: Path, checkpoint: Path | None, **record: Any) -> Path:
-    """A run that an earlier command left."""
-    run = folder / "run"
-    (run / "checkpoints").mkdir(parents=True)
-    if checkpoint:
-        shutil.copytree(checkpoint, run / "checkpoints" / checkpoint.name)
-    (run / "adapter").mkdir()
-    runs.write_json(run / "run.json", asked() | {"steps": 4} | record)
-    return run
-
-
-def test_a_new_run_starts_new_and_true_needs_one_to_go_on_with(tmp_path: Path) -> None:
-    for resume in ("auto", False):
-        assert runs.plan_start(tmp_path / "run", resume, asked()) == runs.Start()
-    with pytest.raises(UserError, match="holds no run to go on with"):
-        runs.plan_start(tmp_path / "run", True, asked())
-
-
-@pytest.mark.parametrize("resume", ["auto", True])
-def test_an_interrupted_run_goes_on_from_its_newest_whole_checkpoint(
-    tmp_path: Path, checkpoint: Path, resume: bool | str
-) -> None:
-    run = left(tmp_path, checkpoint, spans=[{"a": 1}])
-    half = run / "checkpoints" / "checkpoint-9"
-    half.mkdir()
-    start = runs.plan_start(run, resume, asked())
-    assert start.checkpoint == run / "checkpoints" / "checkpoint-4"
-    assert (start.finished, start.spans, start.broken) == (False, ({"a": 1},), (half,))
-    assert f"{half} is passed over: optimizer.pt is missing" in start.text
-    # What may change, may change.
-    free = {key.split(".")[1]: 1 for key in runs.FREE_KEYS if key != "train.resume"}
-    assert runs.plan_start(run, resume, asked(train=free)).checkpoint == start.checkpoint
-    assert runs.plan_start(run, False, asked()) == runs.Start()
-    said = runs.open_run(run, asked(), start)
-    assert not half.exists() and "moved" not in said
-
-
-@pytest.mark.parametrize("key", sorted(f"{s}.{k}" for s in ("lora", "train") for k in Config().model_dump()[s]))
-def test_every_key_that_decides_the_weights_is_compared_by_name(tmp_path: Path, checkpoint: Path, key: str) -> None:
-    run = left(tmp_path, checkpoint)
-    section, name = key.split(".")
-    other = asked(**{section: {name: "other"}})
-    if key in runs.FREE_KEYS:
-        assert runs.plan_start(run, "auto", other).checkpoint
-    else:
-        with pytest.raises(UserError, match=f"{key} was .*, is 'other'"):
-            runs.plan_start(run, "auto", other)
-
-
-def test_another_number_of_processes_or_data_is_refused_by_name(tmp_path: Path, checkpoint: Path) -> None:
-    run = left(tmp_path, checkpoint)
-    other = asked()
-    other["decisive"] |= {"processes": 2, "data.train": "b"}
-    with pytest.raises(UserError) as error:
-        runs.plan_start(run, "auto", other)
-    assert "processes was 1, is 2" in str(error.value) and "data.train was 'a', is 'b'" in str(error.value)
-
-
-def test_a_finished_run_is_left_alone_trained_further_or_replaced(tmp_path: Path, checkpoint: Path) -> None:
-    run = left(tmp_path, checkpoint, status="finished")
-    for resume in ("auto", True):
-        start = runs.plan_start(run, resume, asked())
-        assert start.finished and "nothing to train" in start.text
-    further = runs.plan_start(run, "auto", asked(train={"num_train_epochs": 9}))
-    assert (further.finished, further.steps) == (False, None) and further.checkpoint
-    # Another step to keep, or an adapter that is gone: it is written again, and nothing is trained.
-    assert runs.plan_start(run, "auto", asked(train={"keep": "last"})).steps == 4
-    (run / "adapter").rmdir()
-    assert runs.plan_start(run, "auto", asked()).steps == 4
-    # Other settings make another run; nothing of a finished one is lost by that.
-    assert runs.plan_start(run, "auto", asked(lora={"r": 5})) == runs.Start()
-    with pytest.raises(UserError, match="the finished run in .* is another one"):
-        runs.plan_start(run, True, asked(lora={"r": 5}))
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"decisive": 3}', "[" * 100_000])
-def test_a_record_that_is_damaged_or_of_an_older_version_starts_a_new_run(
-    tmp_path: Path, checkpoint: Path, text: str
-) -> None:
-    run = left(tmp_path, checkpoint)
-    (run / "run.json").write_text(text, encoding="utf-8")
-    assert runs.plan_start(run, "auto", asked()) == runs.Start()
-
-
-def test_an_unfinished_run_without_a_whole_checkpoint_starts_new_and_says_what_is_broken(tmp_path: Path) -> None:
-    run = left(tmp_path, None)
-    (run / "checkpoints" / "checkpoint-2").mkdir()
-    start = runs.plan_start(run, "auto", asked(lora={"r": 5}))
-    assert start.checkpoint is None and "checkpoint-2 is passed over" in start.text
-    with pytest.raises(UserError, match="holds no whole checkpoint"):
-        runs.plan_start(run, True, asked())
-    assert "the earlier run was moved to" in runs.open_run(run, asked(), start)
-
-
-def test_a_folder_that_the_trainer_has_just_made_is_no_earlier_run(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    (run / "checkpoints").mkdir(parents=True)
-    assert runs.open_run(run, asked(), runs.Start()) == ""
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    # Questions of the bare base do not depend on a training.
-    other = tmp_path / "other"
-    (other / "generated_base").mkdir(parents=True)
-    assert "moved" not in runs.open_run(other, asked(), runs.Start())
-    assert (other / "generated_base").is_dir()

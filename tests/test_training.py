@@ -11,16 +11,17 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, record_row
+from conftest import ROOT, load, record_row
 from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from gaokao import models, runs, training
+from gaokao import callbacks, models, resume, splits, training
 from gaokao.chats import ChatPool, Mixed
 from gaokao.config import TrainConfig
 from gaokao.errors import UserError
 from gaokao.prompts import format_chat, render
-from gaokao.records import Raw, Record, load_records, parse_record
+from gaokao.records import Record, load_records, parse_record
+from gaokao.sources import Raw
 
 BUNDLED = load_records(ROOT / "gaokao_data" / "train.json")
 
@@ -48,9 +49,9 @@ def trainer(
         "save_steps": 100,
         "logging_steps": 1,
     }
-    ours = {key: changes.pop(key) for key in ("keep", "early_stopping", "mixed") if key in changes}
+    ours = {key: changes.pop(key) for key in ("keep", "early_stopping", "chats") if key in changes}
     learn = changes.pop("learn", records(12))
-    model = models.load_base(base, quantization="nf4", dtype=dtype, attention="sdpa", device="cpu")
+    model = load(base, dtype=dtype)
     models.keep_4bit_layout(model)
     return training.build_trainer(
         model=model,
@@ -59,14 +60,14 @@ def trainer(
             folder=folder, dtype=dtype, on_gpu=False, validate=validation > 0, **(settings | changes)
         ),
         lora=training.lora_config(r=4, alpha=8, dropout=dropout, target_modules="all-linear"),
-        train=learn,
-        validation=records(20)[12 : 12 + validation],
+        train_records=learn,
+        validation_records=records(20)[12 : 12 + validation],
         **ours,
     )
 
 
 def fit(built: Any, checkpoint: Path | None = None, minutes: float | None = None) -> training.Span:
-    return training.fit(built, checkpoint, built.args.max_steps, minutes)
+    return training.run_training(built, checkpoint, built.args.max_steps, minutes)
 
 
 def losses(built: Any) -> list[float]:
@@ -85,7 +86,7 @@ def test_packed_rows_hold_every_record_whole_and_isolated(small_base: Path, tmp_
     built = trainer(small_base, tmp_path)
     tokenizer = models.load_tokenizer(small_base)
     counts = training.count_tokens(built.train_dataset)
-    lengths = [len(training.example_ids(tokenizer, format_chat(record))) for record in records(12)]
+    lengths = [len(splits.example_ids(tokenizer, format_chat(record))) for record in records(12)]
     assert counts["sequences"] == 12 > counts["rows"]
     assert counts["tokens"] == sum(lengths)
     batch = built.data_collator([built.train_dataset[0]])
@@ -155,7 +156,7 @@ def test_a_resumed_run_is_the_unbroken_one_bit_by_bit_and_repeats_no_step(small_
     stopped.add_callback(_StopAt(3))
     first = fit(stopped)
     assert (first.first_step, first.last_step, first.finished) == (0, 3, False)
-    found = runs.find_checkpoints(tmp_path / "b", 1, fp16=False)
+    found = resume.find_checkpoints(tmp_path / "b", 1, fp16=False)
     assert found.newest is not None and found.newest.name == "checkpoint-3"
     resumed = trainer(small_base, tmp_path / "b", **settings)
     steps = _StepsDone()
@@ -204,7 +205,7 @@ def test_a_signal_saves_the_running_step_and_gives_the_handlers_back(
 
 
 def test_another_signal_ends_at_once_but_an_echo_of_the_first_does_not() -> None:
-    watch = training.SaveInTime(None)
+    watch = callbacks.SaveInTime(None)
     with watch.listening():
         signal.raise_signal(signal.SIGINT)
         # torchrun hands on what the terminal has sent already.
@@ -226,7 +227,7 @@ def test_minutes_without_a_checkpoint_bring_one(small_base: Path, tmp_path: Path
     for minutes, expected in ((None, {4}), (1e-9, {3, 4}), (60.0, {4})):
         built = trainer(small_base, tmp_path / str(minutes), save_total_limit=2)
         fit(built, minutes=minutes)
-        steps = {runs.step_of(path) for path in (tmp_path / str(minutes)).glob("checkpoint-*")}
+        steps = {resume.step_of(path) for path in (tmp_path / str(minutes)).glob("checkpoint-*")}
         assert steps == expected, minutes
 
 
@@ -264,7 +265,7 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over_and_named(
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     else:
         file.unlink()
-    found = runs.find_checkpoints(folder, 1, fp16=False)
+    found = resume.find_checkpoints(folder, 1, fp16=False)
     assert found.newest == folder / "checkpoint-2"
     ((path, fault),) = found.broken
     assert path == folder / "checkpoint-3" and name in fault
@@ -276,15 +277,15 @@ def test_checkpoints_are_ordered_by_number_and_need_the_states_of_every_process(
     folder = tmp_path / "c"
     shutil.copytree(checkpoints, folder)
     (folder / "checkpoint-2").rename(folder / "checkpoint-10")
-    assert runs.find_checkpoints(folder, 1, fp16=False).broken[0][1] == "trainer_state.json is of another step"
-    assert runs.find_checkpoints(folder, 1, fp16=False).newest == folder / "checkpoint-3"
-    assert runs.find_checkpoints(folder, 1, fp16=True).newest is None
+    assert resume.find_checkpoints(folder, 1, fp16=False).broken[0][1] == "trainer_state.json is of another step"
+    assert resume.find_checkpoints(folder, 1, fp16=False).newest == folder / "checkpoint-3"
+    assert resume.find_checkpoints(folder, 1, fp16=True).newest is None
     three = folder / "checkpoint-3"
     shutil.copy(three / "rng_state.pth", three / "rng_state_0.pth")
-    assert runs.find_checkpoints(folder, 2, fp16=False).newest is None
+    assert resume.find_checkpoints(folder, 2, fp16=False).newest is None
     shutil.copy(three / "rng_state.pth", three / "rng_state_1.pth")
-    assert runs.find_checkpoints(folder, 2, fp16=False).newest == three
-    assert runs.find_checkpoints(tmp_path / "none", 1, fp16=False) == (None, [])
+    assert resume.find_checkpoints(folder, 2, fp16=False).newest == three
+    assert resume.find_checkpoints(tmp_path / "none", 1, fp16=False) == (None, [])
 
 
 def spoilt(base: Path, folder: Path, **changes: Any) -> Any:
@@ -395,7 +396,7 @@ def test_steps_are_counted_as_the_trainer_counts_them(small_base: Path, tmp_path
     )  # fmt: skip
     batch = training.Batch(4, 2, 1)
     steps = batch.steps(len(built.train_dataset), epochs, None)
-    span = training.fit(built, None, steps)
+    span = training.run_training(built, None, steps)
     assert span.last_step == built.state.max_steps == steps
     assert batch.steps(11, epochs, 7) == 7
 
@@ -405,7 +406,7 @@ def test_every_process_waits_for_a_download_of_hours(tmp_path: Path) -> None:
     program.write_text(
         "import datetime, torch.distributed as dist\n"
         "from gaokao import training\n"
-        "state = training.start_processes(on_gpu=False)\n"
+        "state = training.start_processes(0)\n"
         "assert state.num_processes == 2, state\n"
         "group = dist.distributed_c10d._get_default_group()\n"
         "import torch\n"
@@ -421,9 +422,9 @@ def test_every_process_waits_for_a_download_of_hours(tmp_path: Path) -> None:
 
 def test_overlong_records_are_left_out_whole_and_named(small_base: Path) -> None:
     tokenizer = models.load_tokenizer(small_base)
-    lengths = sorted(len(training.example_ids(tokenizer, format_chat(record))) for record in BUNDLED)
+    lengths = sorted(len(splits.example_ids(tokenizer, format_chat(record))) for record in BUNDLED)
     limit = lengths[len(lengths) // 2]
-    fitted = training.fit_records(BUNDLED, tokenizer, limit)
+    fitted = splits.filter_by_length(BUNDLED, tokenizer, limit)
     assert len(fitted.records) + len(fitted.overlong) == len(BUNDLED)
     assert max(fitted.lengths) <= limit < min(length for _, length in fitted.overlong)
 
@@ -431,17 +432,17 @@ def test_overlong_records_are_left_out_whole_and_named(small_base: Path) -> None
 def test_every_record_overlong_is_an_error_that_names_the_shortest(small_base: Path) -> None:
     tokenizer = models.load_tokenizer(small_base)
     with pytest.raises(UserError, match=r"every one of the 207 records is longer; the shortest has \d+ tokens"):
-        training.fit_records(BUNDLED, tokenizer, 64)
+        splits.filter_by_length(BUNDLED, tokenizer, 64)
 
 
 def test_the_held_out_share_is_taken_at_random_once_for_a_seed() -> None:
-    train, validation = training.hold_out(BUNDLED, 0.1, 1)
+    train, validation = splits.split_validation(BUNDLED, 0.1, 1)
     assert len(validation) == round(0.1 * len(BUNDLED))
     assert {r.id for r in train}.isdisjoint(r.id for r in validation)
-    assert training.hold_out(BUNDLED, 0.1, 1) == (train, validation)
-    assert training.hold_out(BUNDLED, 0.1, 2)[1] != validation
-    assert training.hold_out(BUNDLED, 0.0, 1)[1] == []
-    assert len(training.hold_out(BUNDLED[:5], 0.01, 1)[1]) == 1
+    assert splits.split_validation(BUNDLED, 0.1, 1) == (train, validation)
+    assert splits.split_validation(BUNDLED, 0.1, 2)[1] != validation
+    assert splits.split_validation(BUNDLED, 0.0, 1)[1] == []
+    assert len(splits.split_validation(BUNDLED[:5], 0.01, 1)[1]) == 1
 
 
 def arguments(folder: Path, **changes: Any) -> Any:
@@ -464,7 +465,7 @@ def test_a_loss_that_is_not_a_number_stops_with_the_remedy(tmp_path: Path, half:
     for key in ("loss", "eval_loss"):
         for made, advice in ((arguments(tmp_path, learning_rate=0.5), False), (half, True)):
             with pytest.raises(UserError) as error:
-                training.StopOnNan().on_log(made, TrainerState(global_step=3), TrainerControl(), {key: math.nan})
+                callbacks.StopOnNan().on_log(made, TrainerState(global_step=3), TrainerControl(), {key: math.nan})
             said = str(error.value)
             assert f"{key} became nan at step 3" in said and "Lower train.learning_rate (now 0.5)" in said
             assert ("a GPU with bf16" in said) == advice
@@ -474,7 +475,7 @@ def test_an_infinite_gradient_norm_stops_bf16_at_once_and_fp16_only_when_the_sca
     tmp_path: Path, half: Any
 ) -> None:
     def logged(made: Any, norms: list[float]) -> int:
-        watch = training.StopOnNan()
+        watch = callbacks.StopOnNan()
         for number, norm in enumerate(norms):
             try:
                 watch.on_log(made, TrainerState(), TrainerControl(), {"loss": 1.0, "grad_norm": norm})
@@ -548,42 +549,57 @@ def test_chats_are_learnt_beside_the_records_and_never_validated_on(small_base: 
         {"prompt": [{"role": "user", "content": "问"}], "completion": [{"role": "assistant", "content": f"独特{n}"}]}
         for n in range(3)
     ]
-    built = trainer(small_base, tmp_path, packing=False, validation=3, mixed=chats)
+    built = trainer(small_base, tmp_path, packing=False, validation=3, chats=chats)
     assert (len(built.train_dataset), len(built.eval_dataset)) == (15, 3)
     texts = [tokenizer.decode(row["input_ids"]) for row in built.train_dataset]
     assert sum("独特" in text for text in texts) == 3
     assert not any("独特" in tokenizer.decode(row["input_ids"]) for row in built.eval_dataset)
 
 
+def test_rows_longer_than_the_context_of_the_base_are_refused(small_base: Path) -> None:
+    tokenizer = models.load_tokenizer(small_base)
+
+    def gather(context: int | None) -> splits.Material:
+        return splits.gather(
+            records(4), ChatPool(), tokenizer, context=context, max_length=4096, validation_share=0, mix_ratio=1, seed=1
+        )
+
+    assert len(gather(4096).train_records) == len(gather(None).train_records) == 4
+    with pytest.raises(
+        UserError, match=r"train.max_length = 4096 is above the context of the base, 4095 tokens; set it"
+    ):
+        gather(4095)
+
+
 def test_what_is_held_out_is_taken_from_what_fits(small_base: Path) -> None:
     tokenizer = models.load_tokenizer(small_base)
-    lengths = sorted(len(training.example_ids(tokenizer, format_chat(record))) for record in BUNDLED)
+    lengths = sorted(len(splits.example_ids(tokenizer, format_chat(record))) for record in BUNDLED)
     limit = lengths[len(lengths) // 2]
-    material = training.gather(
-        BUNDLED, ChatPool(), tokenizer, max_length=limit, validation_share=0.25, mix_ratio=1.0, seed=1
+    material = splits.gather(
+        BUNDLED, ChatPool(), tokenizer, context=None, max_length=limit, validation_share=0.25, mix_ratio=1.0, seed=1
     )
     fits = {record.id for record in material.fitted.records}
-    assert {record.id for record in (*material.learn, *material.validation)} == fits
+    assert {record.id for record in (*material.train_records, *material.validation_records)} == fits
     # All of them have a difficulty; half of the prompts show it.
-    shown = sum(bool(record.difficulty) for record in material.learn) / len(material.learn)
+    shown = sum(bool(record.difficulty) for record in material.train_records) / len(material.train_records)
     assert 0.3 < shown < 0.7
-    assert len(material.validation) == round(0.25 * len(fits))
+    assert len(material.validation_records) == round(0.25 * len(fits))
     assert material.mixed == Mixed()
     text = material.text(limit)
-    assert f"{len(BUNDLED)} records: {len(material.learn)} to train on" in text
+    assert f"{len(BUNDLED)} records: {len(material.train_records)} to train on" in text
     assert f"and {len(BUNDLED) - len(fits) - 5} more; all of them are in run.json" in text
 
 
 def test_unknown_target_modules_are_a_users_mistake(small_base: Path, tmp_path: Path) -> None:
-    model = models.load_base(small_base, quantization="nf4", dtype="fp32", attention="sdpa", device="cpu")
+    model = load(small_base)
     with pytest.raises(UserError, match="the model has none of them; use all-linear"):
         training.build_trainer(
             model=model,
             tokenizer=models.load_tokenizer(small_base),
             arguments=trainer(small_base, tmp_path).args,
             lora=training.lora_config(r=4, alpha=8, dropout=0.0, target_modules=["c_attn"]),
-            train=records(2),
-            validation=[],
+            train_records=records(2),
+            validation_records=[],
         )
 
 

@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gaokao.checks import Item, Outcome, run_checks, usable
 from gaokao.generation import Output, generate, generation_config
-from gaokao.models import load_base, load_tokenizer, prompt_ids
+from gaokao.models import choose_base, load_base, prompt_ids
 from gaokao.prompts import Message, parse, prepare_input
 from gaokao.records import CHOICE_TYPES, OUTSIDE, TEXTBOOK, Record, load_records
 
@@ -224,12 +224,20 @@ def main() -> None:
     parser.add_argument("--show", type=int, default=0, metavar="N", help="print the first N texts of every row")
     parser.add_argument("--texts", type=Path, metavar="FILE", help="append every text as a line of JSON")
     options = parser.parse_args()
-    tokenizer = load_tokenizer(options.base)
+    base = choose_base(
+        base=str(options.base),
+        quantization="none",
+        dtype=options.dtype,
+        attention="sdpa",
+        tiny_folder=Path("outputs"),
+        gpus=0,
+    )
+    tokenizer = base.tokenizer
     items = choose_items(load_records(options.data, "generate"), options.items, options.seed, options.hints)
     print(f"{len(items)} items, {len({(r.subject, r.type) for r in items})} pairs of subject and type")
     print("tokens of the system message: ", end="")
     print(", ".join(f"{name} {system_tokens(tokenizer, items, name):.0f}" for name in options.wordings))
-    model = load_base(options.base, quantization="none", dtype=options.dtype, attention="sdpa", device="cpu")
+    model = load_base(base)
     print(
         "| wording | decoding | three sections | stopped | both (95%) | options and key | usable (95%) "
         "| prompt tokens | new tokens | tokens/s |\n|" + "---|" * 10,
