@@ -7,6 +7,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import NamedTuple
 
 from gaokao.records import CHOICE_TYPES, Record
@@ -78,14 +79,15 @@ def ngrams(text: str, n: int) -> set[str]:
 
 
 def near_duplicates(
-    texts: Sequence[str], threshold: float = DUPLICATE_THRESHOLD, n: int = DUPLICATE_GRAM
+    texts: Sequence[str], threshold: float = DUPLICATE_THRESHOLD, n: int = DUPLICATE_GRAM, limit: int | None = None
 ) -> list[Pair]:
     """All pairs of texts with a Jaccard similarity of character n-grams of at least `threshold`, exactly.
 
-    Texts are compared as `normalize` leaves them; an empty one is like no other. `first` < `second`, in order.
+    Texts are compared as `normalize` leaves them; an empty one is like no other. `first` < `second`, in order. With a
+    `limit`, the search ends after so many pairs, and of copies of one text each is paired with the first one only.
     """
-    pairs = _similar([normalize(text) for text in texts], None, threshold, n)
-    return sorted(Pair(min(a, b), max(a, b), similarity) for a, b, similarity in pairs)
+    pairs = _similar([normalize(text) for text in texts], None, threshold, n, copies_once=limit is not None)
+    return sorted(Pair(min(a, b), max(a, b), similarity) for a, b, similarity in islice(pairs, limit))
 
 
 def near_duplicates_across(
@@ -96,7 +98,9 @@ def near_duplicates_across(
     return sorted(Pair(min(a, b), max(a, b) - len(left), similarity) for a, b, similarity in pairs)
 
 
-def _similar(texts: list[str], border: int | None, threshold: float, n: int) -> Iterable[tuple[int, int, float]]:
+def _similar(
+    texts: list[str], border: int | None, threshold: float, n: int, copies_once: bool = False
+) -> Iterable[tuple[int, int, float]]:
     """The similar pairs of normalized texts; with a `border`, only pairs of one text on each side of it.
 
     An exact set-similarity join by prefix filter (Chaudhuri et al. 2006, Bayardo et al. 2007): two sets with Jaccard
@@ -130,8 +134,10 @@ def _similar(texts: list[str], border: int | None, threshold: float, n: int) -> 
         return border is None or (a < border) != (b < border)
 
     for copies in places.values():
-        for position, a in enumerate(copies):
+        for position, a in enumerate(copies[:1] if copies_once else copies):
             yield from ((a, b, 1.0) for b in copies[position + 1 :] if across(a, b))
+        if copies_once:
+            del copies[1:]
 
     index: dict[str, list[int]] = {}
     for number in sorted(range(len(unique)), key=sizes.__getitem__):

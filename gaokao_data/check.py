@@ -1,65 +1,43 @@
-"""Check data files before they train anything: faults, counts, lengths, calibrated checks, duplicates, leaks.
+"""Check data files before they train anything, or split one into train and test.
 
-    python -m gaokao_data.check gaokao_data/train.json gaokao_data/test.json
-    python -m gaokao_data.check my_items.jsonl --verbose          # every finding instead of the first few
-    python -m gaokao_data.check my_items.jsonl --json > check.json
-    python -m gaokao_data.check my_items.jsonl --tokens DIR       # lengths by the tokenizer in this folder
+    python -m gaokao_data.check my_items.csv                      # by the rules of training
+    python -m gaokao_data.check my_passages.csv --for generate    # by those of generation: no question, answer, 解析
+    python -m gaokao_data.check my_items.csv --verbose            # every finding instead of the first few
+    python -m gaokao_data.check my_items.csv --json > check.json
+    python -m gaokao_data.check my_items.csv --split 0.1 --out my_data
 
-FILE is whatever data.train may name: JSON, JSON Lines, CSV, Parquet, a folder of them, or hub:owner/name.
-Files are checked as training data: every record needs question, answer and 解析. Lengths are those of a whole training
-example, prompt and answer, in tokens where the tokenizer of config.yaml is on this machine already (nothing is
-downloaded or built), else in characters.
-
-Exit code 0: no faults, whatever the warnings. 1: faults, which a training would refuse: a bad record, an id twice in a
-file, a file without records. 2: a file that cannot be read, or a wrong command line. Everything else is a warning, a
-failed hard check too: it makes a record unusable as a question, but checks judge by rules, and the owner of the data
-decides.
-
-Memory. JSON Lines are streamed. What grows with the number of records: id and place of each (about 0.3 KB), a few
-numbers, and the texts of the questions with their n-gram index for the near-duplicate search, which is therefore left
-out above DUPLICATE_CHARACTERS. A JSON list is read whole; --verbose and --json keep every finding.
+Exit code 0: no errors, whatever the warnings. 1: errors, which training and generation refuse. 2: a file that cannot be
+read, a wrong command line, or a split that was not made.
 """
 
 import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from gaokao.audit import (
-    BIAS_LEAST,
     FINDINGS_SHOWN,
     PASSAGES,
-    PERCENTILES,
-    Capped,
-    CheckCounts,
-    FileCounts,
+    Audit,
+    Counts,
     Measure,
-    Report,
-    _leak_figures,
-    _missing,
-    _stand_ins,
-    characters,
-    check_files,
+    audit_files,
     check_key_bias,
-    key_bias,
-    percentile,
-    warnings,
+    split,
 )
-from gaokao.checks import Outcome, Result
+from gaokao.checks import CHECKS, Outcome
 from gaokao.config import BUILTIN_TINY, Config
-from gaokao.errors import UserError, elsewhere, run_script
-from gaokao.prompts import format_chat
-from gaokao.records import SUBJECTS, TYPES, Record
-from gaokao.settings import DEFAULT_CONFIG, Resolved, load_config
-from gaokao.text import (
-    DUPLICATE_THRESHOLD,
-    LEAK_BOUND,
-    Pair,
-    columns,
-)
+from gaokao.errors import Errors, UserError, first_line, run_script
+from gaokao.prompts import format_chat, prepare_input
+from gaokao.records import SUBJECTS, TYPES, Purpose, Record, load_records
+from gaokao.runs import make_folder, write_json
+from gaokao.settings import DEFAULT_CONFIG, load_config
+from gaokao.sources import HUB
+from gaokao.text import DUPLICATE_THRESHOLD, LEAK_BOUND, columns, pad, shorten
 
 EVIDENCE_SHOWN = 160
 
@@ -67,32 +45,45 @@ EVIDENCE_SHOWN = 160
 # --- lengths --------------------------------------------------------------------------------------------------------
 
 
-def choose_measure(wanted: str, resolved: Resolved | None) -> Measure:
+def choose_measure(wanted: str, config: Config, purpose: Purpose) -> Measure:
     """Tokens where a tokenizer is at hand, else characters, with the reason.
 
     Args:
         wanted: `auto`, `none` (characters), or a tokenizer's folder.
-        resolved: the configuration that names the base model; `None` where there is none.
+        config: names the base model.
+        purpose: `train` measures whole examples, `generate` prompts.
 
     Raises:
         UserError: a folder was asked for by name and holds no usable tokenizer.
     """
+
+    def messages(record: Record) -> list[Any]:
+        example = format_chat(record)
+        return prepare_input(record) if purpose == "generate" else [*example["prompt"], *example["completion"]]
+
+    def in_characters(reason: str) -> Measure:
+        return Measure("characters", reason, lambda record: sum(len(turn["content"]) for turn in messages(record)))
+
+    def in_tokens(folder: Path) -> Measure:
+        tokenizer = _load_tokenizer(folder)
+        options = {"add_generation_prompt": purpose == "generate", "tokenize": True, "return_dict": True}
+        return Measure(
+            "tokens",
+            f"tokenizer of {folder}",
+            lambda record: len(tokenizer.apply_chat_template(messages(record), **options)["input_ids"]),
+        )
+
     if wanted == "none":
-        return Measure("characters", "--tokens none", characters)
+        return in_characters("--tokens none")
     if wanted != "auto":
-        if not os.path.exists(Path(wanted) / "tokenizer.json"):
-            raise UserError(f"--tokens {wanted}: holds no tokenizer.json; name a Transformers folder, auto or none")
-        return _by_tokens(Path(wanted))
-    if resolved is None:
-        return Measure("characters", f"there is no {DEFAULT_CONFIG} here{elsewhere(DEFAULT_CONFIG)}", characters)
-    model = resolved.config.model
-    folder = find_tokenizer(model.base, model.revision, Path(resolved.config.output.dir))
+        return in_tokens(Path(wanted))
+    folder = find_tokenizer(config.model.base, config.model.revision, Path(config.output.dir))
     if folder is None:
-        return Measure("characters", f"the tokenizer of {model.base} is not on this machine yet", characters)
+        return in_characters(f"the tokenizer of {config.model.base} is not on this machine yet")
     try:
-        return _by_tokens(folder)
+        return in_tokens(folder)
     except UserError as error:
-        return Measure("characters", str(error), characters)
+        return in_characters(str(error))
 
 
 def find_tokenizer(base: str, revision: str | None, tiny_folder: Path) -> Path | None:
@@ -111,7 +102,7 @@ def find_tokenizer(base: str, revision: str | None, tiny_folder: Path) -> Path |
     return Path(cached).parent if isinstance(cached, str) else None
 
 
-def _by_tokens(folder: Path) -> Measure:
+def _load_tokenizer(folder: Path) -> Any:
     # The class that the training uses: others read the same folder with a slightly different pre-tokenizer. It brings
     # torch along, which is why nothing else here does.
     from transformers import AutoTokenizer
@@ -119,287 +110,262 @@ def _by_tokens(folder: Path) -> Measure:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"the tokenizer in {folder} cannot be read ({reason})") from None
+        raise UserError(f"the tokenizer in {folder} cannot be read ({first_line(error)})") from None
     if not tokenizer.chat_template:
         raise UserError(f"the tokenizer in {folder} has no chat template; use that of an Instruct model")
-
-    def length(record: Record) -> int:
-        example = format_chat(record)
-        messages = [*example["prompt"], *example["completion"]]
-        return len(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"])
-
-    return Measure("tokens", f"tokenizer of {folder}", length)
+    return tokenizer
 
 
-# --- what is counted ------------------------------------------------------------------------------------------------
+# --- for a reader ---------------------------------------------------------------------------------------------------
 
 
-# --- near-duplicates ------------------------------------------------------------------------------------------------
+def report_text(audit: Audit) -> str:
+    """The whole report for a reader; errors come first."""
+    writers = (_errors, _records, _lengths, _checks, _duplicates, _keys, _passages, _result)
+    return "\n\n".join("\n".join(line.rstrip() for line in writer(audit)) for writer in writers)
 
 
-# --- keys -----------------------------------------------------------------------------------------------------------
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Aligned columns: the first one left, the others right."""
+    cells = [header, *rows]
+    widths = [max(map(columns, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for first, *rest in cells:
+        right = [" " * (width - columns(cell)) + cell for width, cell in zip(widths[1:], rest, strict=True)]
+        lines.append("  ".join(["", pad(first, widths[0]), *right]))
+    return lines
 
 
-# --- the text -------------------------------------------------------------------------------------------------------
+def _listed(found: Errors[Any], line: Callable[[Any], str], indent: str = "  ") -> list[str]:
+    rest = [f"{indent}… and {found.rest:,} more (--verbose lists all)"] if found.rest else []
+    return [*(indent + line(entry) for entry in found.entries), *rest]
 
 
-def report_text(report: Report) -> str:
-    """The whole report for a reader; faults come first."""
-    sections = [
-        _faults_text(report),
-        _records_text(report),
-        _lengths_text(report),
-        _checks_text(report),
-        _duplicates_text(report),
-        _keys_text(report),
-        _passages_text(report),
-        _result_text(report),
-    ]
-    return "\n\n".join("\n".join(line.rstrip() for line in lines) for lines in sections)
+def _at(entry: dict[str, Any]) -> str:
+    return f"{entry['where']} (id {entry['id']})"
 
 
-def _faults_text(report: Report) -> list[str]:
-    lines = [f"unreadable  {file.unreadable}" for file in report.files if file.unreadable]
-    lines += [f"            {file.records} records before it were checked" for file in report.files if _partly(file)]
-    if not report.faults.count:
-        return [*lines, "faults    none"]
-    lines.append(f"faults    {report.faults.count} in the records; they train only when all are mended:")
-    lines += [f"  - {fault}" for fault in report.faults.entries]
-    return lines + _rest(report.faults)
+def _errors(audit: Audit) -> list[str]:
+    lines = []
+    for file in audit.files:
+        if file.unreadable:
+            before = f"; the {file.records:,} records before it were checked" if file.records else ""
+            lines.append(f"unreadable  {file.unreadable}{before}")
+    if not audit.errors.count:
+        return [*lines, "errors    none"]
+    lines.append(f"errors    {audit.errors.count:,} in the records, which are used only when all of them are fixed:")
+    return lines + _listed(audit.errors, "- {}".format)
 
 
-def _partly(file: FileCounts) -> bool:
-    return bool(file.unreadable and file.records)
+def _records(audit: Audit) -> list[str]:
+    lines = [f"records   {audit.total.records:,}, by subject and type"]
+    lines += [f"          {file.records:,} in {file.name}" for file in audit.files if len(audit.files) > 1]
+    return lines + _kinds_table(audit.total.kinds)
 
 
-def _records_text(report: Report) -> list[str]:
-    total = report.total
-    lines = [f"records   {total.records:,}, by subject and type"]
-    lines += [f"          {file.records:,} in {file.name}" for file in report.files if len(report.files) > 1]
-    lines.append(" " * 10 + "".join(_left(kind, 8) for kind in (*TYPES, "all")))
+def _kinds_table(kinds: Counter[tuple[str, str]]) -> list[str]:
+    """Records by subject and type, with sums."""
+    rows = []
     for subject in (*SUBJECTS, "all"):
         cells = [
-            sum(count for (a, b), count in total.kinds.items() if subject in (a, "all") and kind in (b, "all"))
+            sum(count for (a, b), count in kinds.items() if subject in (a, "all") and kind in (b, "all"))
             for kind in (*TYPES, "all")
         ]
         if cells[-1]:
-            lines.append("  " + _right(subject, 8) + "".join(_left(f"{cell:,}" if cell else "-", 8) for cell in cells))
-    return lines
+            rows.append([subject, *(f"{cell:,}" if cell else "-" for cell in cells)])
+    return _table(["", *TYPES, "all"], rows)
 
 
-def _lengths_text(report: Report) -> list[str]:
-    unit, limit = report.measure.unit, report.max_length
-    lines = [f"lengths   {unit} of a training example, prompt and answer ({report.measure.reason})"]
-    if unit == "characters":
-        lines.append("          train.max_length is in tokens; one of Qwen2.5 is about 1.5 characters of such a record")
-    names = [f"{share:.0%}" for share in PERCENTILES]
-    lines.append("  " + "".join(_left(name, 8) for name in ("least", *names, "most")) + f"  over {limit}")
-    for file in report.rows:
-        ordered = sorted(file.lengths)
-        cells = [percentile(ordered, share) for share in (0, *PERCENTILES, 1)]
-        over = _left(f"{file.over:,}", len(f"over {limit}") + 2)
-        lines.append("  " + "".join(_left(f"{cell:,}", 8) for cell in cells) + f"{over}  {file.name}")
-    lines += [
-        f"  over {limit}: {entry['where']} (id {entry['id']}): {entry['length']:,}" for entry in report.over.entries
-    ]
-    return lines + _rest(report.over)
+def _lengths(audit: Audit) -> list[str]:
+    what = "a training example, prompt and answer" if audit.purpose == "train" else "a prompt"
+    lines = [f"lengths   {audit.measure.unit} of {what} ({audit.measure.reason})"]
+    if audit.max_length and audit.measure.unit == "characters":
+        lines.append("          train.max_length is in tokens; one of Qwen2.5 is about 1.5 characters of a record")
+    figures = {file.name: file.length_figures() for file in audit.rows}
+    names = [*next(iter(figures.values()))][:-1]
+    rows = [[name, *(f"{value:,}" for value in those.values())] for name, those in figures.items()]
+    if audit.max_length:
+        lines += _table(["", *names, f"over {audit.max_length}"], rows)
+    else:
+        lines += _table(["", *names], [row[:-1] for row in rows])
+    return lines + _listed(audit.too_long, lambda entry: f"too long: {_at(entry)}: {entry['length']:,}")
 
 
-def _checks_text(report: Report) -> list[str]:
-    records = report.total.records
-    unusable = f"; {report.unusable:,} are unusable" if report.unusable else ""
-    lines = [f"checks    {records - report.unusable:,} of {records:,} records pass every hard check{unusable}"]
-    for counts in _ranked(report):
-        rank = "hard" if counts.hard else "soft"
-        lines.append(
-            f"  {rank}  {counts.name}: {counts.failures.count:,} of {counts.applied:,} that it applies to fail"
-        )
-        for entry in counts.failures.entries:
-            lines.append(f"        {entry['where']} (id {entry['id']}): {_short(entry['evidence'], report)}")
-        lines += _rest(counts.failures, "      ")
-    passed = [counts.name for counts in report.checks.values() if not counts.failures.count]
-    return [*lines, f"  nothing found by: {', '.join(passed)}"] if passed else lines
-
-
-def _ranked(report: Report) -> list[CheckCounts]:
-    """The checks that found something, by how many records fail."""
-    found = [counts for counts in report.checks.values() if counts.failures.count]
-    return sorted(found, key=lambda counts: -counts.failures.count)
-
-
-def _duplicates_text(report: Report) -> list[str]:
-    pairs, left_out = report.duplicates
-    across = sum(map(report.across, pairs))
+def _checks(audit: Audit) -> list[str]:
+    unusable = audit.checked - audit.usable
+    without = audit.total.records - audit.checked
+    limit = EVIDENCE_SHOWN if audit.keep else sys.maxsize
     lines = [
-        f"alike     {len(pairs) - across:,} near-duplicate pairs within a file, {across:,} across files "
+        f"checks    {audit.usable:,} of {audit.checked:,} records pass every hard check"
+        + (f"; {unusable:,} are unusable" if unusable else "")
+        + (f"; {without:,} without question, answer or 解析 were not checked" if without else "")
+    ]
+    for check in sorted(CHECKS, key=lambda check: -audit.failures[check.name].count):
+        failures = audit.failures[check.name]
+        if failures.count:
+            rank, applied = "hard" if check.hard else "soft", audit.applied[check.name]
+            lines.append(f"  {rank}  {check.name}: {failures.count:,} of {applied:,} that it applies to fail")
+            lines += _listed(failures, lambda entry: f"{_at(entry)}: {shorten(entry['evidence'], limit)}", " " * 8)
+    passed = [check.name for check in CHECKS if not audit.failures[check.name].count]
+    return [*lines, f"  nothing found by: {', '.join(passed)}"] if passed and audit.checked else lines
+
+
+def _duplicates(audit: Audit) -> list[str]:
+    lines = [
+        f"alike     {audit.alike.count - audit.across:,} near-duplicate pairs within a file, {audit.across:,} across files "
         f"(5-gram Jaccard of the questions at least {DUPLICATE_THRESHOLD})"
     ]
-    lines += [f"          {left_out}"] if left_out else []
-    shown = Capped[Pair](report.keep)
-    # A pair across files means that the test measures memory: it comes first.
-    for pair in sorted(pairs, key=lambda pair: (not report.across(pair), -pair.similarity)):
-        shown.add(pair)
-    for pair in shown.entries:
-        (where, identity), (other_where, other) = report.places[pair.first], report.places[pair.second]
-        lines.append(f"  {pair.similarity:.2f}  {where} (id {identity}) and {other_where} (id {other})")
-    lines += _rest(shown)
-    if report.shared_ids.count:
-        lines.append(f"ids       {report.shared_ids.count:,} stand in two files; read together they would be faults:")
-        lines += [f"  {entry['id']}: {' and '.join(entry['where'])}" for entry in report.shared_ids.entries]
-        lines += _rest(report.shared_ids)
-    return lines
-
-
-def _keys_text(report: Report) -> list[str]:
-    lines = [
-        "keys      single-answer choice items: how often each letter is the key, and the key strictly the longest option",
-        "  " + "".join(_left(name, 8) for name in ("items", *"ABCD")) + "   longest",
-    ]
-    for file in report.rows:
-        count, shares, longest = key_bias(_stand_ins(file.keys))
-        cells = [f"{count:,}", *(f"{shares[letter]:.3f}" for letter in "ABCD")]
-        verdict = _key_verdict(check_key_bias(_stand_ins(file.keys)))
-        lines.append("  " + "".join(_left(cell, 8) for cell in cells) + f"{longest:10.3f}  {file.name}: {verdict}")
-    return lines
-
-
-def _key_verdict(result: Result) -> str:
-    if result.outcome is Outcome.NOT_APPLICABLE:
-        return f"too few to judge (under {BIAS_LEAST})"
-    return f"biased: {result.evidence}" if result.outcome is Outcome.FAIL else "no more than chance explains"
-
-
-def _passages_text(report: Report) -> list[str]:
-    lines = [
-        "passages  share of the answer's 8-grams that a passage contains, 0 to 1",
-        "  " + " " * 8 + "".join(_left(name, 9) for name in ("measured", "empty", "above 0", "median", "95%", "most")),
-    ]
-    for file in report.rows:
-        for name in PASSAGES:
-            figures = _leak_figures(file, name)
-            cells = [f"{figures['measured']:,}", f"{figures['empty']:,}", f"{figures['above_0']:.1%}"]
-            cells += [f"{figures[key]:.3f}" for key in ("median", "p95", "most")]
-            lines.append(f"  {_right(name, 8)}" + "".join(_left(cell, 9) for cell in cells) + f"  {file.name}")
-    lines.append(
-        f"  {report.leaking.count:,} records leak: their passages together contain more than {LEAK_BOUND:.0%} of the answer"
-        + (f"; {report.marked:,} more are marked leaks: true" if report.marked else "")
+    lines += [f"          {audit.left_out}"] if audit.left_out else []
+    lines += _listed(
+        audit.alike, lambda pair: f"{pair['similarity']:.2f}  {_at(pair['first'])} and {_at(pair['second'])}"
     )
-    lines += [
-        f"  leaks: {entry['where']} (id {entry['id']}): {entry['share']:.0%} of the answer"
-        for entry in report.leaking.entries
-    ]
-    return lines + _rest(report.leaking)
+    if audit.shared_ids.count:
+        lines.append(f"ids       {audit.shared_ids.count:,} stand in two files; read together they would be errors:")
+        lines += _listed(audit.shared_ids, lambda entry: f"{entry['id']}: {' and '.join(entry['where'])}")
+    return lines
 
 
-def _result_text(report: Report) -> list[str]:
-    unreadable = sum(bool(file.unreadable) for file in report.files)
+def _keys(audit: Audit) -> list[str]:
+    lines = ["keys      single-answer choice items: how often each letter is the key, and the key the longest option"]
+    for file in audit.rows:
+        _, outcome, evidence = check_key_bias(file.key_bias())
+        lines.append(f"  {file.name}: {'biased: ' if outcome is Outcome.FAIL else ''}{evidence}")
+    return lines
+
+
+def _passages(audit: Audit) -> list[str]:
+    lines = ["passages  share of the answer's 8-grams that a passage contains, 0 to 1"]
+    rows = []
+    for file in audit.rows:
+        for name in PASSAGES:
+            measured, empty, above, *shares = file.leak_figures(name).values()
+            cells = [f"{measured:,}", f"{empty:,}", f"{above:.1%}", *(f"{share:.3f}" for share in shares)]
+            rows.append([f"{name} {file.name}", *cells])
+    lines += _table(["", "measured", "empty", "above 0", "median", "p95", "maximum"], rows)
+    lines.append(
+        f"  {audit.leaking.count:,} records leak: their passages together contain more than {LEAK_BOUND:.0%} of the answer"
+        + (f"; {audit.marked:,} more are marked leaks: true" if audit.marked else "")
+    )
+    return lines + _listed(audit.leaking, lambda entry: f"leaks: {_at(entry)}: {entry['share']:.0%} of the answer")
+
+
+def _result(audit: Audit) -> list[str]:
+    unreadable = sum(bool(file.unreadable) for file in audit.files)
     parts = [f"{unreadable} file(s) cannot be read"] if unreadable else []
-    parts.append(f"{report.faults.count:,} faults" if report.faults.count else "no faults")
-    parts.append("warnings: " + ", ".join(warnings(report)) if warnings(report) else "no warnings")
+    parts.append(f"{audit.errors.count:,} errors" if audit.errors.count else "no errors")
+    found = warnings(audit)
+    parts.append("warnings: " + ", ".join(found) if found else "no warnings")
     return [f"result    {'; '.join(parts)}"]
 
 
-def _rest(capped: Capped[Any], indent: str = "") -> list[str]:
-    rest = capped.count - len(capped.entries)
-    return [f"{indent}  … and {rest:,} more (--verbose lists all)"] if rest else []
-
-
-def _short(text: str, report: Report) -> str:
-    return text if report.keep is None or len(text) <= EVIDENCE_SHOWN else text[:EVIDENCE_SHOWN] + "…"
-
-
-def _left(text: str, width: int) -> str:
-    return " " * (width - columns(text)) + text
-
-
-def _right(text: str, width: int) -> str:
-    return text + " " * (width - columns(text))
+def warnings(audit: Audit) -> list[str]:
+    """What an owner should look at, one phrase each."""
+    biased = [file for file in audit.rows if check_key_bias(file.key_bias()).outcome is Outcome.FAIL]
+    found = [
+        (audit.checked - audit.usable, "unusable records"),
+        (sum(audit.failures[check.name].count for check in CHECKS if not check.hard), "soft checks failed"),
+        (audit.too_long.count, f"records over {audit.max_length} tokens, which a training leaves out"),
+        (audit.alike.count, "near-duplicate pairs"),
+        (audit.shared_ids.count, "ids in two files"),
+        (len(biased), "biased key distributions"),
+        (audit.leaking.count, "leaking passages"),
+    ]
+    return [f"{count:,} {what}" for count, what in found if count]
 
 
 # --- for machines ---------------------------------------------------------------------------------------------------
 
 
-def report_json(report: Report) -> dict[str, Any]:
+def exit_code(audit: Audit) -> int:
+    """2 where a file could not be read, 1 where records are wrong, else 0."""
+    if any(file.unreadable for file in audit.files):
+        return 2
+    return 1 if audit.errors.count else 0
+
+
+def report_json(audit: Audit) -> dict[str, Any]:
     """The whole report as plain values; shares are 0 to 1, lengths in `lengths.unit`."""
-    pairs, left_out = report.duplicates
+    checks = [
+        {
+            "name": check.name,
+            "hard": check.hard,
+            "applied": audit.applied[check.name],
+            **_plain(audit.failures[check.name]),
+        }
+        for check in CHECKS
+    ]
+    unit, reason, _ = audit.measure
     return {
-        "exit_code": report.exit_code,
-        "faults": {"count": report.faults.count, "entries": report.faults.entries},
-        "warnings": warnings(report),
-        "files": [_file_json(file) for file in report.files],
-        "all": _file_json(report.total),
-        "lengths": {
-            "unit": report.measure.unit,
-            "reason": report.measure.reason,
-            "max_length": report.max_length,
-            "over": report.over.entries,
-        },
-        "usable": report.total.records - report.unusable,
-        "checks": [
-            {
-                "name": counts.name,
-                "hard": counts.hard,
-                "applied": counts.applied,
-                "failed": counts.failures.count,
-                "failures": counts.failures.entries,
-            }
-            for counts in report.checks.values()
-        ],
+        "exit_code": exit_code(audit),
+        "errors": _plain(audit.errors),
+        "warnings": warnings(audit),
+        "files": [_file_json(file) for file in audit.files],
+        "all": _file_json(audit.total),
+        "lengths": {"unit": unit, "reason": reason, "max_length": audit.max_length, "too_long": _plain(audit.too_long)},
+        "checked": audit.checked,
+        "usable": audit.usable,
+        "checks": checks,
         "near_duplicates": {
             "threshold": DUPLICATE_THRESHOLD,
-            "left_out": left_out,
-            "pairs": [_pair_json(report, pair) for pair in pairs],
+            "left_out": audit.left_out,
+            "across": audit.across,
+            **_plain(audit.alike),
         },
-        "shared_ids": report.shared_ids.entries,
-        "leaks": {"bound": LEAK_BOUND, "marked": report.marked, "entries": report.leaking.entries},
+        "shared_ids": _plain(audit.shared_ids),
+        "leaks": {"bound": LEAK_BOUND, "marked": audit.marked, **_plain(audit.leaking)},
     }
 
 
-def _file_json(file: FileCounts) -> dict[str, Any]:
-    ordered = sorted(file.lengths)
-    bias = check_key_bias(_stand_ins(file.keys))
-    count, shares, longest = key_bias(_stand_ins(file.keys))
+def _plain(found: Errors[Any]) -> dict[str, Any]:
+    return {"count": found.count, "entries": found.entries}
+
+
+def _file_json(file: Counts) -> dict[str, Any]:
     kinds: dict[str, dict[str, int]] = {}
     for (subject, kind), number in sorted(file.kinds.items()):
         kinds.setdefault(subject, {})[kind] = number
+    bias = file.key_bias()
+    _, outcome, evidence = check_key_bias(bias)
     return {
-        "file": file.name,
-        "unreadable": file.unreadable,
-        "records": file.records,
-        "faults": file.faults,
+        **{name: getattr(file, name) for name in ("name", "unreadable", "records", "errors")},
         "subjects": kinds,
-        "lengths": {
-            "least": percentile(ordered, 0),
-            **{f"p{share * 100:.0f}": percentile(ordered, share) for share in PERCENTILES},
-            "most": percentile(ordered, 1),
-            "over": file.over,
-        },
-        "keys": {
-            "items": count,
-            "shares": shares,
-            "longest": longest,
-            "outcome": bias.outcome.value,
-            "evidence": bias.evidence,
-        },
-        "passages": {name: _leak_figures(file, name) for name in PASSAGES},
+        "lengths": file.length_figures(),
+        "keys": {**bias._asdict(), "outcome": outcome.value, "evidence": evidence},
+        "passages": {name: file.leak_figures(name) for name in PASSAGES},
     }
-
-
-def _pair_json(report: Report, pair: Pair) -> dict[str, Any]:
-    ends = [dict(zip(("where", "id"), report.places[number], strict=True)) for number in (pair.first, pair.second)]
-    return {
-        "first": ends[0],
-        "second": ends[1],
-        "similarity": round(pair.similarity, 4),
-        "across": report.across(pair),
-    }
-
-
-# --- for the training script ----------------------------------------------------------------------------------------
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
+
+
+def write_split(names: Sequence[str], purpose: Purpose, share: float, folder: Path) -> list[str]:
+    """Write a share of the records to test.json and the rest to train.json; give the lines to print.
+
+    Raises:
+        UserError: the records hold errors, cannot be split, or one of the two files is there already.
+    """
+    paths = [folder / "train.json", folder / "test.json"]
+    for path in paths:
+        if os.path.lexists(path):
+            raise UserError(f"{path}: exists already and is not overwritten; name another folder with --out")
+    parts = split(load_records(names, purpose), share)
+    make_folder(folder)
+    lines = []
+    for path, records in zip(paths, parts, strict=True):
+        write_json(path, [record.to_dict() for record in records])
+        lines.append(f"records   {len(records):,} in {path}, by subject and type")
+        lines += _kinds_table(Counter((record.subject, record.type) for record in records))
+    return [*lines, "no question of one file is like one of the other"]
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; give a number above 0 and below 1, such as 0.1")
+    return share
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -408,30 +374,48 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         prog="python -m gaokao_data.check", description=(__doc__ or "").split("\n")[0], allow_abbrev=False
     )
     add: Callable[..., Any] = parser.add_argument
-    add("files", metavar="FILE", nargs="+", help="data file; several are also compared with each other")
+    add("files", metavar="FILE", nargs="+", help="JSON, JSON Lines, CSV, Parquet, a folder of them, or hub:owner/name")
+    add("--for", dest="purpose", choices=("train", "generate"), default="train", help="by which rules (train)")
     add("--json", action="store_true", help="print one JSON object with every finding, and nothing else")
     add("--verbose", action="store_true", help="list every finding instead of the first few")
     add("--config", metavar="FILE", type=Path, help=f"names base model and train.max_length; default: {DEFAULT_CONFIG}")
     add("--tokens", metavar="auto|none|DIR", default="auto", help="tokenizer of the configuration, none, or a folder's")
-    return parser.parse_args(arguments)
+    add("--split", metavar="SHARE", type=_share, help="write so much of the records (0 to 1) to a test file instead")
+    add("--out", metavar="DIR", type=Path, help="where --split writes train.json and test.json")
+    chosen = parser.parse_args(arguments)
+    if (chosen.split is None) != (chosen.out is None):
+        parser.error("--split SHARE and --out DIR belong together")
+    return chosen
 
 
 def main(arguments: list[str]) -> None:
-    """Check the files, print the report, exit with its code."""
+    """Check the files, print the report, exit with its code; or split them."""
     chosen = parse_arguments(arguments)
-    resolved = None
-    if chosen.config or DEFAULT_CONFIG.exists():
-        resolved = load_config(["--config", str(chosen.config or DEFAULT_CONFIG)], "python -m gaokao_data.check")
-    config = resolved.config if resolved else Config()
     names = list(dict.fromkeys(chosen.files))
-    # A wrong name should be answered before a tokenizer is loaded.
-    if all(missing := [_missing(name) for name in names]):
-        raise UserError("\n".join(missing))
-    measure = choose_measure(chosen.tokens, resolved)
-    keep = None if chosen.verbose or chosen.json else FINDINGS_SHOWN
-    report = check_files(names, measure, config.train.max_length, keep)
-    print(json.dumps(report_json(report), ensure_ascii=False) if chosen.json else report_text(report))
-    sys.exit(report.exit_code)
+    if chosen.split is not None:
+        print("\n".join(write_split(names, chosen.purpose, chosen.split, chosen.out)))
+        return
+    config = Config()
+    if chosen.config or DEFAULT_CONFIG.exists():
+        config = load_config(["--config", str(chosen.config or DEFAULT_CONFIG)], "python -m gaokao_data.check").config
+    # A wrong name is answered before a tokenizer is loaded.
+    there = any(name.startswith(HUB) or os.path.lexists(name) for name in names)
+    measure = choose_measure(chosen.tokens if there else "none", config, chosen.purpose)
+    audit = audit_files(
+        names,
+        measure,
+        config.train.max_length if chosen.purpose == "train" else None,
+        chosen.purpose,
+        None if chosen.verbose or chosen.json else FINDINGS_SHOWN,
+        _show_progress,
+    )
+    print(json.dumps(report_json(audit), ensure_ascii=False) if chosen.json else report_text(audit))
+    sys.exit(exit_code(audit))
+
+
+def _show_progress(count: int) -> None:
+    if count % 500 == 0 and sys.stderr.isatty():
+        print(f"\r{count:,} records\r", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

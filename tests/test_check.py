@@ -1,10 +1,9 @@
-"""`python -m gaokao_data.check`: faults come first and set the exit code, everything else is a warning with evidence."""
+"""`python -m gaokao_data.check`: errors come first and set the exit code, everything else is a warning with evidence."""
 
 import json
 import os
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,10 @@ from typing import Any
 import pytest
 
 from gaokao import audit
-from gaokao.audit import check_key_bias, key_bias
-from gaokao.checks import CHECKS, Item
+from gaokao.checks import CHECKS
 from gaokao.errors import MAX_FAULTS, UserError
-from gaokao.prompts import format_chat
-from gaokao.records import Record, load_records
+from gaokao.prompts import format_chat, prepare_input
+from gaokao.records import load_records
 from gaokao.settings import load_config
 from gaokao.text import LEAK_BOUND
 from gaokao_data import check
@@ -84,19 +82,20 @@ Run = Callable[..., tuple[int, str]]
 Write = Callable[..., str]
 
 
-def test_clean_records_give_no_fault_and_no_warning(run: Run, write: Write) -> None:
+def test_clean_records_give_no_error_and_no_warning(run: Run, write: Write) -> None:
     code, text = run(write([row(number) for number in range(4)]))
     assert code == 0
-    assert text.startswith("faults    none")
-    assert text.rstrip().endswith("result    no faults; no warnings")
+    assert text.startswith("errors    none")
+    assert text.rstrip().endswith("result    no errors; no warnings")
+    assert f"\n  nothing found by: {', '.join(entry.name for entry in CHECKS)}\n" in text
 
 
-def test_every_fault_is_located_with_its_remedy_before_all_else(run: Run, write: Write) -> None:
+def test_every_error_is_located_with_its_remedy_before_all_else(run: Run, write: Write) -> None:
     bad = [row(0), row(1, subject="音乐"), row(2, analysis=""), ["not", "an", "object"], row(3, answer=7)]
     name = write(bad)
     code, text = run(name)
     assert code == 1
-    assert text.startswith("faults    4 in the records")
+    assert text.startswith("errors    4 in the records")
     for line, words in (
         (2, 'subject (科目) is "音乐"; it must be one of'),
         (3, "analysis (解析) is empty; write it"),
@@ -107,15 +106,15 @@ def test_every_fault_is_located_with_its_remedy_before_all_else(run: Run, write:
     assert "records   1, by subject" in text
 
 
-def test_faults_beyond_the_cap_are_counted_and_verbose_lists_them(run: Run, write: Write) -> None:
+def test_errors_beyond_the_cap_are_counted_and_verbose_lists_them(run: Run, write: Write) -> None:
     name = write([row(0), *(row(number, type="") for number in range(1, MAX_FAULTS + 8))])
     assert "… and 7 more (--verbose lists all)" in run(name)[1]
     assert run(name)[1].count("\n  - ") == MAX_FAULTS
     assert run(name, "--verbose")[1].count("\n  - ") == MAX_FAULTS + 7
-    assert len(json.loads(run(name, "--json")[1])["faults"]["entries"]) == MAX_FAULTS + 7
+    assert len(json.loads(run(name, "--json")[1])["errors"]["entries"]) == MAX_FAULTS + 7
 
 
-def test_an_id_twice_in_a_file_is_a_fault_and_in_two_files_a_warning(run: Run, write: Write) -> None:
+def test_an_id_twice_in_a_file_is_an_error_and_in_two_files_a_warning(run: Run, write: Write) -> None:
     name = write([row(0), row(1, id="item-0")])
     code, text = run(name)
     assert code == 1
@@ -126,7 +125,7 @@ def test_an_id_twice_in_a_file_is_a_fault_and_in_two_files_a_warning(run: Run, w
     assert f"item-0: {one}:1 and {other}:1" in text
 
 
-def test_a_cut_off_last_line_is_a_fault_and_the_lines_before_it_are_checked(run: Run, write: Write) -> None:
+def test_a_cut_off_last_line_is_an_error_and_the_lines_before_it_are_checked(run: Run, write: Write) -> None:
     name = write([row(0), row(1)])
     whole = Path(name).read_text(encoding="utf-8")
     Path(name).write_text(whole[:-60], encoding="utf-8")
@@ -153,10 +152,10 @@ def test_an_unreadable_file_among_others_leaves_the_others_checked(run: Run, wri
     assert f"unreadable  {broken}:1: is not JSON" in text
     assert "nowhere.json: there is no such data file" in text
     assert "records   2, by subject" in text
-    assert "2 file(s) cannot be read; no faults" in text
+    assert "2 file(s) cannot be read; no errors" in text
 
 
-def test_an_empty_list_is_a_fault(run: Run, tmp_path: Path) -> None:
+def test_an_empty_list_is_an_error(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "empty.json"
     path.write_text("[]", encoding="utf-8")
     code, text = run(str(path))
@@ -195,11 +194,14 @@ def test_abbreviated_flags_are_refused(flag: str, capsys: pytest.CaptureFixture[
 
 
 def test_names_that_no_file_can_have_are_missing_files(write: Write, tmp_path: Path) -> None:
-    for name in ("x" * 300, "~nobody-of-this-name/x"):
-        with pytest.raises(UserError, match="there is no such data file; check the name$"):
+    for name, said in (
+        ("x" * 300, "File name too long"),
+        ("~nobody-of-this-name/x", "there is no such data file; check"),
+    ):
+        with pytest.raises(UserError, match=said):
             check.main([name])
         assert check.find_tokenizer(name, None, tmp_path) is None
-    with pytest.raises(UserError, match=r"holds no tokenizer\.json"):
+    with pytest.raises(UserError, match=r"the tokenizer in x+ cannot be read"):
         check.main([write([row(0)]), "--tokens", "x" * 300])
 
 
@@ -207,7 +209,6 @@ def test_started_from_another_folder_it_says_where_to_start(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=f"start from there: cd {ROOT}"):
         check.main(["gaokao_data/train.json"])
-    assert f"cd {ROOT}" in check.choose_measure("auto", None).reason
 
 
 def test_the_table_counts_by_subject_and_type(run: Run, write: Write) -> None:
@@ -225,33 +226,29 @@ def test_lengths_are_those_of_the_whole_example_and_compared_with_max_length(
     rows = [row(number) for number in range(4)]
     name = write(rows)
     config = tmp_path / "config.yaml"
-    lengths = sorted(audit.characters(record) for record in load_records(name))
+    examples = [format_chat(record) for record in load_records(name)]
+    lengths = sorted(sum(len(turn["content"]) for turn in [*a["prompt"], *a["completion"]]) for a in examples)
     config.write_text(f"train:\n  max_length: {lengths[-1] - 1}\n", encoding="utf-8")
     found = json.loads(run(name, "--json", "--config", str(config))[1])
     assert found["lengths"]["unit"] == "characters"
     assert found["lengths"]["max_length"] == lengths[-1] - 1
     figures = found["files"][0]["lengths"]
-    assert (figures["least"], figures["p50"], figures["most"]) == (lengths[0], lengths[1], lengths[-1])
-    assert figures["over"] == sum(length == lengths[-1] for length in lengths)
+    assert (figures["minimum"], figures["p50"], figures["maximum"]) == (lengths[0], lengths[1], lengths[-1])
+    assert figures["too_long"] == sum(length == lengths[-1] for length in lengths)
     # In characters it is no warning: a token holds more than one.
     assert found["warnings"] == []
     config.write_text(f"train:\n  max_length: {lengths[-1]}\n", encoding="utf-8")
-    assert json.loads(run(name, "--json", "--config", str(config))[1])["files"][0]["lengths"]["over"] == 0
-
-
-def test_percentiles_are_nearest_ranks() -> None:
-    assert [audit.percentile(range(1, 101), share) for share in (0, 0.05, 0.5, 0.95, 1)] == [1, 5, 50, 95, 100]
-    assert audit.percentile([], 0.5) == 0
+    assert json.loads(run(name, "--json", "--config", str(config))[1])["files"][0]["lengths"]["too_long"] == 0
 
 
 def test_without_a_tokenizer_on_the_machine_lengths_are_characters_and_say_why(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(f"model:\n  base: nobody/no-such-model\noutput:\n  dir: {tmp_path}\n", encoding="utf-8")
-    measure = check.choose_measure("auto", load_config(["--config", str(config)], "test"))
+    measure = check.choose_measure("auto", load_config(["--config", str(config)], "test").config, "train")
     assert measure.unit == "characters"
     assert "nobody/no-such-model is not on this machine" in measure.reason
     config.write_text(f"model:\n  base: builtin:tiny\noutput:\n  dir: {tmp_path}\n", encoding="utf-8")
-    measure = check.choose_measure("auto", load_config(["--config", str(config)], "test"))
+    measure = check.choose_measure("auto", load_config(["--config", str(config)], "test").config, "train")
     assert measure.unit == "characters"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml"]
 
@@ -287,13 +284,16 @@ def test_tokens_are_counted_with_the_chat_template_where_the_tokenizer_is_there(
     found = json.loads(text)
     assert code == 0
     assert found["lengths"]["unit"] == "tokens"
-    assert found["all"]["lengths"]["most"] == expected
-    assert found["lengths"]["over"] == [{"where": f"{name}:1", "id": "item-0", "length": expected}]
+    assert found["all"]["lengths"]["maximum"] == expected
+    assert found["lengths"]["too_long"] == {
+        "count": 1,
+        "entries": [{"where": f"{name}:1", "id": "item-0", "length": expected}],
+    }
     assert found["warnings"] == ["1 records over 64 tokens, which a training leaves out"]
 
 
 def test_a_named_folder_without_a_tokenizer_is_refused(write: Write, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no tokenizer\.json"):
+    with pytest.raises(UserError, match=f"the tokenizer in {tmp_path} cannot be read"):
         check.main([write([row(0)]), "--tokens", str(tmp_path)])
 
 
@@ -321,23 +321,11 @@ def test_near_duplicates_are_found_within_and_across_files(run: Run, write: Writ
     assert "1 near-duplicate pairs within a file, 1 across files" in text
     assert f"{one}:1 (id item-0) and {other}:1 (id twin)" in text
     assert f"  1.00  {other}:2 (id item-3) and {other}:4 (id copy)" in text
-    pairs = json.loads(run(one, other, "--json")[1])["near_duplicates"]["pairs"]
+    pairs = json.loads(run(one, other, "--json")[1])["near_duplicates"]["entries"]
     assert [(pair["first"]["id"], pair["second"]["id"], pair["across"]) for pair in pairs] == [
         ("item-0", "twin", True),
         ("item-3", "copy", False),
     ]
-
-
-def test_many_copies_and_templates_cost_no_square_of_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = audit.find_duplicates(["同一道题目的文字"] * 500)
-    assert len(found.pairs) == 499
-    assert found.left_out == ""
-    monkeypatch.setattr(audit, "FIRST_SEARCH", 20)
-    monkeypatch.setattr(audit, "MANY_PAIRS", 100)
-    template = "一辆汽车在平直公路上匀速行驶，司机发现前方有障碍物后立即刹车，求汽车刹车后的位移，初速度为每秒"
-    found = audit.find_duplicates([f"{template}{number}米" for number in range(200)])
-    assert len(found.pairs) == 190
-    assert "among the first 20 of 200 different questions" in found.left_out
 
 
 def test_above_the_stated_size_the_duplicate_search_is_left_out_and_says_so(
@@ -351,7 +339,7 @@ def test_above_the_stated_size_the_duplicate_search_is_left_out_and_says_so(
 
 def test_keys_that_favour_a_letter_or_the_longest_option_are_reported(run: Run, write: Write) -> None:
     few = run(write([row(number) for number in range(4)], "few.jsonl"))[1]
-    assert "too few to judge (under 20)" in few
+    assert "few.jsonl: 4 single-answer choice items, 20 are needed" in few
     question = "第{}组同学的叙述正确的是\nA．细胞有核\nB．细胞壁由纤维素和果胶构成\nC．膜无蛋白\nD．水不能过膜"
     rows = [
         row(0, id=str(n), question=question.format(n), answer="B", analysis="B项符合事实。故选B。") for n in range(24)
@@ -359,15 +347,8 @@ def test_keys_that_favour_a_letter_or_the_longest_option_are_reported(run: Run, 
     code, text = run(write(rows, "biased.jsonl"), "--json")
     keys = json.loads(text)["files"][0]["keys"]
     assert code == 0
-    assert (keys["items"], keys["shares"]["B"], keys["longest"], keys["outcome"]) == (24, 1.0, 1.0, "fail")
-    assert "biased: " in run(write(rows, "biased.jsonl"))[1]
-
-
-def test_the_bounded_key_count_says_what_the_check_says_of_the_items_themselves() -> None:
-    items = [Item.from_record(record) for record in load_records(BUNDLED[0])]
-    keys = Counter(key for item in items if (key := audit._key_of(item)))
-    assert key_bias(audit._stand_ins(keys)) == key_bias(items)
-    assert check_key_bias(audit._stand_ins(keys)) == check_key_bias(items)
+    assert (keys["total"], keys["shares"]["B"], keys["longest"], keys["outcome"]) == (24, 1.0, 1.0, "fail")
+    assert "biased.jsonl: biased: B is the key of 100%; the key is" in run(write(rows, "biased.jsonl"))[1]
 
 
 def test_passages_that_contain_the_answer_are_listed_unless_marked(run: Run, write: Write) -> None:
@@ -380,13 +361,14 @@ def test_passages_that_contain_the_answer_are_listed_unless_marked(run: Run, wri
     assert f"leaks: {name}:1 (id item-0): 100% of the answer" in text
     found = json.loads(run(name, "--json")[1])
     textbook, outside = (found["files"][0]["passages"][passage] for passage in audit.PASSAGES)
-    assert (textbook["measured"], textbook["empty"], textbook["most"]) == (3, 1, 1.0)
+    assert (textbook["measured"], textbook["empty"], textbook["maximum"]) == (3, 1, 1.0)
     assert textbook["above_0"] == pytest.approx(1 / 3)
     assert (textbook["median"], textbook["p95"]) == (0.0, 1.0)
     assert (outside["measured"], outside["empty"], outside["above_0"]) == (1, 3, 1.0)
     assert found["leaks"] == {
         "bound": LEAK_BOUND,
         "marked": 1,
+        "count": 1,
         "entries": [{"where": f"{name}:1", "id": "item-0", "share": 1.0}],
     }
 
@@ -397,44 +379,120 @@ def test_json_is_one_object_with_every_section(run: Run, write: Write) -> None:
     found = json.loads(text)
     assert code == found["exit_code"] == 1
     assert set(found) == {
-        "exit_code", "faults", "warnings", "files", "all", "lengths", "usable", "checks", "near_duplicates",
+        "exit_code", "errors", "warnings", "files", "all", "lengths", "checked", "usable", "checks", "near_duplicates",
         "shared_ids", "leaks",
     }  # fmt: skip
-    assert [file["file"] for file in found["files"]] == [one, other]
+    assert [file["name"] for file in found["files"]] == [one, other]
     assert found["all"]["subjects"] == {"生物": {"单选题": 2}}
     assert {entry["name"] for entry in found["checks"]} == {entry.name for entry in CHECKS}
     assert found["usable"] == 2
 
 
-def test_the_bundled_sets_have_no_fault_no_failing_check_and_no_near_duplicate(run: Run) -> None:
+def test_the_bundled_sets_have_no_error_no_failing_check_and_no_near_duplicate(run: Run) -> None:
     code, text = run(*BUNDLED, "--json")
     found = json.loads(text)
     assert code == 0
-    assert found["faults"]["count"] == 0
+    assert found["errors"]["count"] == 0
     assert found["warnings"] == []
-    assert [entry["name"] for entry in found["checks"] if entry["failed"]] == []
-    assert found["near_duplicates"] == {"threshold": 0.6, "left_out": "", "pairs": []}
+    assert [entry["name"] for entry in found["checks"] if entry["count"]] == []
+    assert found["near_duplicates"] == {
+        "threshold": 0.6,
+        "left_out": "",
+        "across": 0,
+        "count": 0,
+        "entries": [],
+    }
     assert found["usable"] == found["all"]["records"] >= 240
 
 
-def test_the_line_for_the_training_script_names_what_fails_and_where_to_look() -> None:
-    record = Record("a", "生物", "单选题", "", "", row(0)["question"], ("B",), row(0)["analysis"])
-    line = audit.summary_line([record, record], "my.json")
-    assert line == (
-        "checks    2 of 2 records fail a hard check (key agrees 2); 1 near-duplicate pair; "
-        "python -m gaokao_data.check my.json shows them"
-    )
+# --- for generation -------------------------------------------------------------------------------------------------
 
 
-def test_the_line_for_the_training_script_is_short_on_good_records_and_looks_at_the_first_of_many(
-    monkeypatch: pytest.MonkeyPatch,
+def prompt_row(number: int) -> dict[str, Any]:
+    """What generation needs of a record."""
+    return {key: value for key, value in row(number).items() if key not in ("question", "answer", "analysis")}
+
+
+def test_a_file_for_generation_is_checked_by_the_rules_of_generation(run: Run, write: Write) -> None:
+    rows = [prompt_row(0), prompt_row(1), row(2), {**row(3), "answer": "D" if row(3)["answer"] != "D" else "A"}]
+    name = write(rows)
+    assert run(name)[0] == 1
+    code, text = run(name, "--for", "generate")
+    assert code == 0
+    assert "checks    1 of 2 records pass every hard check; 1 are unusable; 2 without question, answer or 解析" in text
+    assert "hard  key agrees: 1 of 2 that it applies to fail" in text
+    assert "lengths   characters of a prompt (--tokens none)" in text and "over" not in text
+    found = json.loads(run(name, "--for", "generate", "--json")[1])
+    prompts = [sum(len(turn["content"]) for turn in prepare_input(record)) for record in load_records(name, "generate")]
+    assert found["all"]["lengths"]["maximum"] == max(prompts)
+    assert (found["checked"], found["usable"], found["lengths"]["max_length"]) == (2, 1, None)
+
+
+def test_what_generation_needs_is_still_an_error_where_it_is_missing(run: Run, write: Write) -> None:
+    bad = prompt_row(0)
+    del bad["课本内容"]
+    code, text = run(write([bad, prompt_row(1)]), "--for", "generate")
+    assert code == 1
+    assert "课本内容 is missing; add it (an empty text means none)" in text
+
+
+# --- splitting ------------------------------------------------------------------------------------------------------
+
+
+def test_a_split_writes_train_and_test_and_counts_them(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    records = load_records(BUNDLED[0])
-    assert audit.summary_line(records) == (
-        f"checks    {len(records)} records pass every hard check; no near-duplicates"
+    name, out = write([row(number) for number in range(6)]), tmp_path / "a" / "b"
+    check.main([name, "--split", "0.34", "--out", str(out)])
+    text = capsys.readouterr().out
+    train, test = load_records(out / "train.json"), load_records(out / "test.json")
+    assert (len(train), len(test)) == (4, 2)
+    assert sorted([*train, *test], key=lambda record: record.id) == load_records(name)
+    assert f"records   4 in {out / 'train.json'}, by subject and type" in text
+    assert f"records   2 in {out / 'test.json'}, by subject and type" in text
+    counts = [line.split() for line in text.splitlines() if line.split()[0] == "生物"]
+    assert counts == [["生物", "4", "-", "-", "-", "4"], ["生物", "2", "-", "-", "-", "2"]]
+
+
+@pytest.mark.parametrize("there", ["train.json", "test.json"])
+def test_a_split_overwrites_nothing(write: Write, tmp_path: Path, there: str) -> None:
+    (tmp_path / there).write_text("mine", encoding="utf-8")
+    with pytest.raises(UserError, match=f"{there}: exists already and is not overwritten"):
+        check.main([write([row(number) for number in range(6)]), "--split", "0.5", "--out", str(tmp_path)])
+    assert (tmp_path / there).read_text(encoding="utf-8") == "mine"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_file_with_errors_is_not_split(write: Write, tmp_path: Path) -> None:
+    name = write([*(row(number) for number in range(6)), row(7, type=""), row(8, id="item-0")])
+    with pytest.raises(UserError, match=r"2 error\(s\) in the records"):
+        check.main([name, "--split", "0.5", "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_for_generation_is_split_by_its_own_rules(write: Write, tmp_path: Path) -> None:
+    check.main(
+        [write([prompt_row(n) for n in range(4)]), "--for", "generate", "--split", "0.5", "--out", str(tmp_path)]
     )
-    monkeypatch.setattr(audit, "SUMMARY_RECORDS", 5)
-    bad = Record("a", "生物", "单选题", "", "", row(0)["question"], ("B",), row(0)["analysis"])
-    many = audit.summary_line([*records[:5], bad])
-    assert many == "checks    the first 5 of 6 records pass every hard check; no near-duplicates"
-    assert audit.summary_line([*records[:4], bad, bad]).startswith("checks    1 of the first 5 of 6 records fail")
+    assert len(load_records(tmp_path / "test.json", "generate")) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--split", "0.1"], "--split SHARE and --out DIR belong together"),
+        (["--out", "x"], "--split SHARE and --out DIR belong together"),
+        (["--split", "0", "--out", "x"], "argument --split: '0' is no share; give a number above 0 and below 1"),
+        (["--split", "1", "--out", "x"], "argument --split: '1' is no share"),
+        (["--split", "ten", "--out", "x"], "argument --split: 'ten' is no share"),
+        (["--split", "nan", "--out", "x"], "argument --split"),
+        (["--for", "training"], "argument --for: invalid choice"),
+    ],
+)
+def test_a_command_line_that_means_nothing_is_refused(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        check.main(["a.json", *arguments])
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
