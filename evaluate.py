@@ -17,6 +17,7 @@ from gaokao.errors import UserError, run_script
 from gaokao.metrics import CHANCE_ROUNDS, rounded, score_parts, share, similarity, usable_rate
 from gaokao.results import Generated, read_results, scores_file
 from gaokao.runs import write_json
+from gaokao.settings import load_config
 
 
 def getTotalScore(pred: Sequence[str], label: Sequence[str]) -> float:  # noqa: N802 - the name users know
@@ -119,30 +120,16 @@ def _similarity_text(found: Mapping[str, Any]) -> str:
     )
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= 1000:
-        raise argparse.ArgumentTypeError(f"{number} is not between 1 and 1000")
-    return number
-
-
 def main(argv: list[str]) -> None:
     """Score a results file and write the scores beside it."""
-    parser = argparse.ArgumentParser(
-        prog="evaluate.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("results", type=Path, help="questions.json or questions.jsonl of a run")
-    parser.add_argument(
-        "--chance-rounds",
-        type=_count,
-        default=CHANCE_ROUNDS,
-        metavar="N",
-        help="wrong references that each question is compared with",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of wrong references")
-    args = parser.parse_args(argv)
-    target = scores_file(args.results)
-    summary = summarize(read_results(args.results), args.chance_rounds, args.seed)
+
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("results", type=Path, help="questions.json or questions.jsonl of a run")
+
+    resolved = load_config(argv, "evaluate.py", description=__doc__, explain=["evaluate"], add=add)
+    results, settings = resolved.actions.results, resolved.config.evaluate
+    target = scores_file(results)
+    summary = summarize(read_results(results), settings.chance_rounds, settings.seed)
     print(summary_text(summary))
     try:
         write_json(target, summary)

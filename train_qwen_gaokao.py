@@ -102,13 +102,9 @@ def train(resolved: Resolved, records: list[Record], pool: ChatPool, processes: 
     step, why = training.keep_step(trainer, config.train.keep)
     if first:
         adapters.save_adapter(trainer.model, base.tokenizer, adapter, run / runs.ADAPTER)
-        training.plot_loss(trainer.state.log_history, run / "loss.png")
-        metrics = training.final_metrics(trainer.state, span)
-        record |= {"status": "finished", "adapter_step": step, "adapter_step_reason": why, "metrics": metrics}
-        runs.write_json(run / runs.RUN_RECORD, record)
-        say(f"result    {training.metrics_text(metrics)}; {span.seconds:.0f} s for {span.steps} steps")
-        say(f"adapter   of step {step} of {span.last_step}: {why}")
-        say(f"files     {run / runs.ADAPTER}, {run / 'loss.png'}, {run / runs.RUN_RECORD}")
+        record |= {"adapter_step": step, "adapter_step_reason": why}
+        finish(run, trainer.state, span, record)
+        say(f"adapter   {run / runs.ADAPTER}, of step {step} of {span.last_step}: {why}")
 
 
 def build(resolved: Resolved, base: Any, material: Any, processes: int) -> tuple[Any, Any]:
@@ -137,6 +133,17 @@ def build(resolved: Resolved, base: Any, material: Any, processes: int) -> tuple
         early_stopping=config.train.early_stopping,
     )
     return trainer, batch
+
+
+def finish(run: Path, state: Any, span: Any, record: dict[str, Any]) -> None:
+    """Loss curve and run record; the record says `finished` only once everything else is written."""
+    from gaokao import training
+
+    training.plot_loss(state.log_history, run / "loss.png")
+    metrics = training.final_metrics(state, span)
+    runs.write_json(run / runs.RUN_RECORD, record | {"status": "finished", "metrics": metrics})
+    print(f"result    {training.metrics_text(metrics)}; {span.seconds:.0f} s for {span.steps} steps")
+    print(f"files     {run / 'loss.png'}, {run / runs.RUN_RECORD}")
 
 
 if __name__ == "__main__":

@@ -170,16 +170,10 @@ def write_questions(
 ) -> list[Generated]:
     """Generate a question for every record, each on disk as soon as it is finished, with a progress bar.
 
-    Args:
-        model: base with or without adapter, in eval mode.
-        tokenizer: of the base.
-        records: what questions are generated for.
-        prompts: token ids of each record's prompt.
-        settings: sampling and stop tokens.
+    Args (the others are those of `generate`):
+        records: what questions are generated for, one for each prompt.
         path: the `questions.jsonl` to append to.
         adapter: its name in the results.
-        batch_size: prompts per batch.
-        seed: of the sampling.
 
     Returns:
         The questions in the order of the records; the lines of the file are in the order in which they were finished.

@@ -97,10 +97,7 @@ def sft_arguments(
     validate: bool,
     max_steps: int | None,
     eval_steps: int | None,
-    gradient_accumulation_steps: int,
-    per_device_train_batch_size: int,
     gradient_checkpointing: bool,
-    seed: int,
     **named_alike: Any,
 ) -> SFTConfig:
     """trl's settings for completion-only training that sends nothing anywhere.
@@ -112,22 +109,16 @@ def sft_arguments(
         validate: whether there are validation records.
         max_steps: optimizer steps, or `None` to count epochs.
         eval_steps: optimizer steps between validations, or `None` for the end of each epoch.
-        gradient_accumulation_steps: batches for each optimizer step.
-        per_device_train_batch_size: rows per device and batch.
         gradient_checkpointing: recompute activations in the backward pass.
-        seed: of weights, dropout and order.
-        named_alike: settings that trl calls by the same name (learning_rate, packing, ...).
+        named_alike: settings that trl calls by the same name (learning_rate, packing, seed, ...).
     """
     arguments = SFTConfig(
         output_dir=str(folder),
         max_steps=-1 if max_steps is None else max_steps,
-        per_device_train_batch_size=per_device_train_batch_size,
-        gradient_accumulation_steps=gradient_accumulation_steps,
         # One row at a time: `_PerTokenValidation` weighs each by its tokens, and the peak is never that of validation.
         per_device_eval_batch_size=1,
         # The name that transformers gives gradient checkpointing since 5.20.
         activation_checkpointing=gradient_checkpointing,
-        seed=seed,
         completion_only_loss=True,
         packing_strategy="bfd",
         bf16=dtype == "bf16",
