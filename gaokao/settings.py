@@ -158,7 +158,7 @@ def _resolve(
         count = f"more than {MAX_FAULTS}" if len(problems) > MAX_FAULTS else len(problems)
         raise UserError(faults_text(f"the configuration has {count} error(s):", problems[:MAX_FAULTS]))
     gpus = cuda_gpus()
-    if gpus or replacement is None:
+    if gpus:
         return checked[0], {}, gpus
     both = {key: (attrgetter(key)(checked[0]), attrgetter(key)(checked[1])) for key in KEYS}
     replaced = {key: (before, now) for key, (before, now) in both.items() if before != now}

@@ -142,6 +142,7 @@ def test_a_second_name_for_a_key(no_gpu: None, tmp_path: Path) -> None:
 
     assert adapter("--adapter", "none") == "none"
     assert adapter("--adapter", "a", "--generate.adapter", "b") == "b"
+    assert "\n  --generate.adapter, --adapter auto " in help_of(shortcuts={"generate.adapter": "adapter"})
     with pytest.raises(UserError, match="unknown option --adaptr; did you mean --adapter"):
         adapter("--adaptr", "a")
     with pytest.raises(UserError, match="unknown option --adapter; did you mean --generate.adapter"):
@@ -162,7 +163,7 @@ def test_a_command_declares_actions_of_its_own(no_gpu: None, tmp_path: Path) -> 
     assert vars(resolved.actions) == {"plan": True, "text_book": ["a", "b"]}
     assert resolved.config.train.seed == 7
     assert vars(load().actions) == {"plan": False, "text_book": None}
-    assert vars(load_config(["--config", path], "x.py").actions) == {}
+    assert vars(load_config(["--config", path, "--without_gpu", "null"], "x.py").actions) == {}
     with pytest.raises(UserError, match="unknown option --textbook; did you mean --text-book"):
         load("--textbook", "a")
     with pytest.raises(UserError, match="command line: argument --text-book: expected at least one argument"):
@@ -419,6 +420,15 @@ def test_a_hostile_command_line_is_a_short_message(no_gpu: None, tmp_path: Path,
     text = errors(tmp_path, "{}", *argv)
     assert said in text
     assert all(len(line) < 500 and line.isprintable() for line in text.split("\n"))
+
+
+def test_the_value_behind_an_unknown_option_is_no_error_of_its_own(no_gpu: None, tmp_path: Path) -> None:
+    said = errors(tmp_path, "{}", "--train.see", "1", "2", "--train.sed=3", "4")
+    assert [line.split("; ")[0] for line in said.splitlines()[1:]] == [
+        "  - command line: unknown option --train.see",
+        "  - command line: unknown option --train.sed",
+        "  - command line: '4' stands alone: a value belongs behind a key, as in --train.seed 7",
+    ]
 
 
 def test_started_from_another_folder_the_message_says_where_to_start(tmp_path: Path) -> None:
