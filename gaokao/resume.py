@@ -23,6 +23,7 @@ from gaokao.runs import (
     read_record,
     set_aside,
     versions,
+    visible,
     write_json,
 )
 from gaokao.settings import Resolved
@@ -220,9 +221,9 @@ def open_run(run: Path, record: dict[str, Any], start: Start) -> str:
         for folder in (run / CHECKPOINTS, run):
             with contextlib.suppress(OSError):
                 folder.rmdir()
-    if start.checkpoint is None and run.is_dir():
+    if start.checkpoint is None and visible(run) - {GENERATED_BASE}:
         with lock(run / GENERATED, "a training", OTHER_RUN), lock(run / GENERATED_BASE, "a training", OTHER_RUN):
-            aside = set_aside(run, unless_only=(GENERATED_BASE,))
+            aside = set_aside(run)
     # No file of them may be taken for one of the checkpoint that is written next.
     for path in start.broken:
         shutil.rmtree(path, ignore_errors=True)

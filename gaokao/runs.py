@@ -8,7 +8,7 @@ import platform
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -194,19 +194,13 @@ class Journal:
         self.close()
 
 
-def set_aside(path: Path, unless_only: Iterable[str] = ()) -> Path | None:
+def set_aside(path: Path) -> Path | None:
     """Rename what an earlier run left at `path`, so that a new one starts clean and nothing is lost.
 
-    Args:
-        path: the folder that is wanted.
-        unless_only: names that do not count, as hidden files (locks) do not; a folder with nothing else in it stays.
-
     Returns:
-        Where the earlier results are now, or `None` where there were none.
+        Where the earlier results are now, or `None` where there were none but hidden files (locks).
     """
-    if not path.exists():
-        return None
-    if {entry.name for entry in path.iterdir() if not entry.name.startswith(".")} <= set(unless_only):
+    if not visible(path):
         return None
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(path.stat().st_mtime))
     target = path.with_name(f"{path.name}-{stamp}")
@@ -216,6 +210,11 @@ def set_aside(path: Path, unless_only: Iterable[str] = ()) -> Path | None:
         number += 1
     os.replace(path, target)
     return target
+
+
+def visible(folder: Path) -> set[str]:
+    """Names of what is in a folder, hidden files left out; empty where there is no folder."""
+    return {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")} if folder.exists() else set()
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

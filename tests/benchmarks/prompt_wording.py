@@ -24,7 +24,7 @@ from scipy.stats import binomtest
 from transformers import PreTrainedTokenizerBase
 
 from gaokao.checks import Item, Outcome, run_checks, usable
-from gaokao.generation import Output, generate, generation_config
+from gaokao.generation import Completion, generate, generation_config
 from gaokao.models import choose_base, load_base, prompt_ids
 from gaokao.prompts import Message, parse, prepare_input
 from gaokao.records import CHOICE_TYPES, OUTSIDE, TEXTBOOK, Record, load_records
@@ -165,7 +165,7 @@ class Row(NamedTuple):
     speed: float
 
 
-def judge(items: Sequence[Record], outputs: Sequence[Output], wording: str, decoding: str, seconds: float) -> Row:
+def judge(items: Sequence[Record], outputs: Sequence[Completion], wording: str, decoding: str, seconds: float) -> Row:
     """Count what came out whole."""
     sections = stopped = both = choice = keyed = fit = 0
     for record, output in zip(items, outputs, strict=True):

@@ -15,7 +15,6 @@ from gaokao.records import (
     CHAT_MARKER,
     HEADER,
     SECTIONS,
-    Raw,
     Record,
     fingerprint,
     join_answers,
