@@ -32,10 +32,9 @@ BIAS_LEAST = 20
 FINDINGS_SHOWN, EXAMPLES_SHOWN = 20, 3
 # About 30,000 questions; the index was measured at 55 bytes per character of question, so half a gigabyte at most.
 DUPLICATE_CHARACTERS = 8_000_000
-# In a file made from a few templates the number of pairs grows with the square of its size: so many are listed.
-MANY_PAIRS = 5_000
-# To keep near-duplicates together takes all of them; half a million pairs are found in seconds and fit in 100 MB.
-SPLIT_PAIRS = 500_000
+# In a file made from a few templates the number of pairs grows with the square of its size. So many are found in some
+# seconds and fit in 100 MB.
+MANY_PAIRS = 200_000
 # What the training script checks by itself: it should start within seconds.
 SUMMARY_RECORDS = 2_000
 PERCENTILES = (0.05, 0.5, 0.9, 0.95, 0.99)
@@ -98,15 +97,14 @@ class Duplicates(NamedTuple):
     left_out: str = ""
 
 
-def find_duplicates(questions: Sequence[str], limit: int = MANY_PAIRS) -> Duplicates:
+def find_duplicates(questions: Sequence[str]) -> Duplicates:
     """Near-duplicates in bounded time and memory; of copies of one text, each is paired with the first one."""
     if sum(map(len, questions)) > DUPLICATE_CHARACTERS:
-        return Duplicates(
-            [], f"not searched: the questions have more than {DUPLICATE_CHARACTERS:,} characters; check them in parts"
-        )
-    pairs = near_duplicates(questions, limit=limit + 1)
-    left_out = f"the search ended after {limit:,} pairs, so many questions are alike" if len(pairs) > limit else ""
-    return Duplicates(pairs[:limit], left_out)
+        most = f"{DUPLICATE_CHARACTERS:,}"
+        return Duplicates([], f"not searched: the questions have more than {most} characters; check them in parts")
+    pairs = near_duplicates(questions, limit=MANY_PAIRS + 1)
+    left_out = f"the search ended after {MANY_PAIRS:,} pairs, so many questions are alike"
+    return Duplicates(pairs[:MANY_PAIRS], left_out if len(pairs) > MANY_PAIRS else "")
 
 
 def check_near_duplicates(items: Sequence[Item], training: Sequence[Item] = ()) -> list[Result]:
@@ -184,10 +182,16 @@ class Counts:
 
 
 class Audit:
-    """Everything that is found in some files.
+    """Everything that is found in files that are read one after the other; all is counted.
 
     What grows with the number of records: id and place of each (about 0.5 KB), a few numbers, and the questions until
     they have `DUPLICATE_CHARACTERS`.
+
+    Args:
+        measure: how lengths are taken.
+        max_length: the longest example, in tokens; `None` where there is no bound.
+        purpose: by the rules of training or of generation.
+        keep: findings kept of each kind; `None` for all.
     """
 
     def __init__(self, measure: Measure, max_length: int | None, purpose: Purpose, keep: int | None) -> None:
@@ -222,7 +226,10 @@ class Audit:
         return self.files if len(self.files) == 1 else [*self.files, self.total]
 
     def read(self, name: str, progress: Callable[[int], None]) -> None:
-        """Check a file; one that cannot be read, or not to its end, says so in its counts."""
+        """Check a file; one that cannot be read, or not to its end, says so in its counts.
+
+        `progress` is called with the number of records so far.
+        """
         file = Counts(name)
         self.files.append(file)
         self._starts.append(len(self._places))
@@ -306,36 +313,6 @@ class Audit:
             self.leaking.add({**place, "share": round(share, 4)})
 
 
-def audit_files(
-    names: Sequence[str],
-    measure: Measure,
-    max_length: int | None,
-    purpose: Purpose = "train",
-    keep: int | None = FINDINGS_SHOWN,
-    progress: Callable[[int], None] = lambda count: None,
-) -> Audit:
-    """Read and check files one after the other; one that cannot be read does not stop the others.
-
-    Args:
-        names: the data files.
-        measure: how lengths are taken.
-        max_length: the longest example, in tokens; `None` where there is no bound.
-        purpose: by the rules of training or of generation.
-        keep: findings kept of each kind, `None` for all; everything is counted.
-        progress: is called with the number of records read.
-
-    Raises:
-        UserError: none of the files can be read.
-    """
-    audit = Audit(measure, max_length, purpose, keep)
-    for name in names:
-        audit.read(name, progress)
-    if all(file.unreadable and not file.records and not file.errors for file in audit.files):
-        raise UserError("\n".join(file.unreadable for file in audit.files))
-    audit.search()
-    return audit
-
-
 # --- for a training -------------------------------------------------------------------------------------------------
 
 
@@ -378,7 +355,7 @@ def split(records: Sequence[Record], share: float, seed: int = 0) -> tuple[list[
     Raises:
         UserError: one side would be empty, or there are too many questions or near-duplicates to keep together.
     """
-    pairs, left_out = find_duplicates([record.question for record in records], SPLIT_PAIRS)
+    pairs, left_out = find_duplicates([record.question for record in records])
     if left_out:
         raise UserError(f"near-duplicate questions cannot be kept on one side of the split: {left_out}")
     groups = {number: [number] for number in range(len(records))}

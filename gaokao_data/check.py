@@ -25,7 +25,6 @@ from gaokao.audit import (
     Audit,
     Counts,
     Measure,
-    audit_files,
     check_key_bias,
     split,
 )
@@ -401,14 +400,14 @@ def main(arguments: list[str]) -> None:
     # A wrong name is answered before a tokenizer is loaded.
     there = any(name.startswith(HUB) or os.path.lexists(name) for name in names)
     measure = choose_measure(chosen.tokens if there else "none", config, chosen.purpose)
-    audit = audit_files(
-        names,
-        measure,
-        config.train.max_length if chosen.purpose == "train" else None,
-        chosen.purpose,
-        None if chosen.verbose or chosen.json else FINDINGS_SHOWN,
-        _show_progress,
-    )
+    max_length = config.train.max_length if chosen.purpose == "train" else None
+    keep = None if chosen.verbose or chosen.json else FINDINGS_SHOWN
+    audit = Audit(measure, max_length, chosen.purpose, keep)
+    for name in names:
+        audit.read(name, _show_progress)
+    if all(file.unreadable and not file.records and not file.errors for file in audit.files):
+        raise UserError("\n".join(file.unreadable for file in audit.files))
+    audit.search()
     print(json.dumps(report_json(audit), ensure_ascii=False) if chosen.json else report_text(audit))
     sys.exit(exit_code(audit))
 

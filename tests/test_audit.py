@@ -122,8 +122,10 @@ def test_many_copies_and_templates_cost_no_square_of_pairs(monkeypatch: pytest.M
     assert found.left_out == ""
     template = "一辆汽车在平直公路上匀速行驶，司机发现前方有障碍物后立即刹车，求汽车刹车后的位移，初速度为每秒"
     texts = [f"{template}{number}米" for number in range(20)]
-    assert audit.find_duplicates(texts, limit=190) == (near_duplicates(texts), "")
-    found = audit.find_duplicates(texts, limit=189)
+    monkeypatch.setattr(audit, "MANY_PAIRS", 190)
+    assert audit.find_duplicates(texts) == (near_duplicates(texts), "")
+    monkeypatch.setattr(audit, "MANY_PAIRS", 189)
+    found = audit.find_duplicates(texts)
     assert len(found.pairs) == 189 and set(found.pairs) < set(near_duplicates(texts))
     assert found.left_out == "the search ended after 189 pairs, so many questions are alike"
     monkeypatch.setattr(audit, "DUPLICATE_CHARACTERS", 7)
@@ -233,6 +235,6 @@ def test_a_split_that_leaves_a_side_empty_or_cannot_keep_the_like_together_is_re
         audit.split(made(4), 0.1)
     with pytest.raises(UserError, match="leaves one side empty"):
         audit.split(made(8, text="甲乙丙丁戊己庚辛壬癸子丑寅卯辰巳午未申酉戌亥" * 2), 0.5)
-    monkeypatch.setattr(audit, "SPLIT_PAIRS", 5)
+    monkeypatch.setattr(audit, "MANY_PAIRS", 5)
     with pytest.raises(UserError, match="cannot be kept on one side of the split: the search ended after 5 pairs"):
         audit.split(made(8, text="甲乙丙丁戊己庚辛壬癸子丑寅卯辰巳午未申酉戌亥" * 2), 0.5)
