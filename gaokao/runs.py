@@ -176,8 +176,8 @@ class Journal:
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
             self._file.truncate(whole)
-        # Not at what str.splitlines takes for an end of a line; JSON leaves U+2028 in a text.
-        for number, line in enumerate(content[:whole].split(b"\n")[:-1], 1):
+        # Bytes, because texts are also cut at U+2028, which JSON leaves as it is.
+        for number, line in enumerate(content[:whole].splitlines(), 1):
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError):
