@@ -62,7 +62,8 @@ class Run:
 
     def start(self) -> "Run":
         work = ask_all(self.endpoint, self.items, self.ask, self.answers.__setitem__, unit="item", **self.limits)
-        self.failed = asyncio.run(work)
+        # So that what never ends fails here.
+        self.failed = asyncio.run(asyncio.wait_for(work, 30))
         return self
 
     async def ask(self, item: str) -> str:
@@ -264,7 +265,7 @@ FATAL = {
 
 
 @pytest.mark.parametrize(("reply", "message"), FATAL.values(), ids=FATAL)
-def test_what_no_retry_can_mend_stops_at_the_first_request(reply: Reply, message: str, server: Server) -> None:
+def test_what_no_retry_can_fix_stops_at_the_first_request(reply: Reply, message: str, server: Server) -> None:
     server.respond = lambda seen: reply
     with pytest.raises(UserError, match=message) as caught:
         run(server, names=NAMES)

@@ -280,6 +280,16 @@ def test_another_model_asks_anew_and_the_earlier_file_is_set_aside(
     assert summary.set_aside and summary.set_aside.read_bytes() == first
 
 
+def test_files_that_are_set_aside_in_the_same_second_get_names_of_their_own(tmp_path: Path, server: Server) -> None:
+    source, out = write_items(tmp_path / "in.json", item(0)), tmp_path / "out.json"
+    for number in range(5):
+        passages = answer(f"第{number}次。{TEXTBOOK_PART}")
+        server.faults = [Reply(body=completion(passages))]
+        run(source, out, server, model=f"m{number}")
+    found = {rows(path)[0]["课本内容"][:3] for path in tmp_path.glob("out*.json")}
+    assert found == {f"第{number}次" for number in range(5)}
+
+
 def test_a_file_that_is_not_ours_is_set_aside_or_refused(source: Path, tmp_path: Path, server: Server) -> None:
     with pytest.raises(UserError, match="is the input file"):
         run(source, source, server)
@@ -294,7 +304,9 @@ def test_a_file_that_is_not_ours_is_set_aside_or_refused(source: Path, tmp_path:
     assert summary.set_aside and "很珍贵的一段" in summary.set_aside.read_text(encoding="utf-8")
 
 
-def test_a_torn_last_line_and_a_damaged_one_are_passed_over(source: Path, tmp_path: Path, server: Server) -> None:
+def test_a_torn_last_line_and_a_damaged_one_are_passed_over(
+    source: Path, tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out.json"
     with pytest.raises(UserError):  # leaves a partial file with two lines
         server.respond = lambda seen: GOOD if len(server.seen) <= 2 else Reply(401, {"error": {"message": "no"}})
@@ -306,6 +318,7 @@ def test_a_torn_last_line_and_a_damaged_one_are_passed_over(source: Path, tmp_pa
     server.seen.clear()
     summary = run(source, out, server)
     assert (summary.reused, summary.written, len(server.seen)) == (1, 5, 5)
+    assert f"{partial(out)}: 2 damaged line(s) are passed over" in capsys.readouterr().err
     assert len(rows(out)) == 6 and not partial(out).exists()
 
 
