@@ -312,7 +312,7 @@ def clean_choice(question: str, width: int) -> str:
     run, options = option_run(question), split_options(question)
     if not run or not options:
         return clean_text(question, width)
-    # An opening bracket there belongs to the mark: `（A）`.
+    # An opening bracket there is half of empty parentheses, or the mark's: `（A）`.
     stem = re.sub(r"[（(]?\s*$", "", question[: run[0][1]])
     marks = re.findall("[①-⑨]", stem)
     if len(marks) > 2 and marks == sorted(set(marks)) and re.fullmatch(r"[①-⑨\s、]+", "".join(options.values())):

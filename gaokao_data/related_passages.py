@@ -128,14 +128,14 @@ def related_passages(records: Sequence[Record], chars: tuple[int, int]) -> dict[
         stems = [stem_of(record.question) for record in group]
         twins = {(pair.first, pair.second) for pair in near_duplicates(stems)}
         vectors = TfidfVectorizer(analyzer="char", ngram_range=(2, 3), sublinear_tf=True).fit_transform(stems)
-        similarity = (vectors @ vectors.T).toarray().round(9)
+        similarity = (vectors @ vectors.T).toarray().round(9).tolist()
         for number, record in enumerate(group):
             earlier = [
                 other
                 for other in range(number)
                 if group[other].extra["year"] < record.extra["year"] and (other, number) not in twins
             ]
-            earlier.sort(key=lambda other: (-similarity[number, other], group[other].id))
+            earlier.sort(key=lambda other: (-similarity[number][other], group[other].id))
             candidates = [(group[other].id, sentences[group[other].id]) for other in earlier]
             passages[record.id] = build_passage(record, candidates, chars)
     return passages

@@ -2,7 +2,16 @@
 
 import pytest
 
-from gaokao_data.exam_print import clean_analysis, clean_choice, clean_text, end_sentence, strip_head, wrap_width
+from gaokao_data.exam_print import (
+    SET,
+    clean_analysis,
+    clean_choice,
+    clean_item,
+    clean_text,
+    end_sentence,
+    strip_head,
+    wrap_width,
+)
 
 
 @pytest.mark.parametrize(
@@ -80,3 +89,50 @@ def test_options_of_words_keep_the_spaces_between_the_words() -> None:
         "C．遐想 限定",
         "D．联想 限制",
     ]
+
+
+def test_statements_that_the_options_combine_stand_on_lines_of_their_own() -> None:
+    options = "A．①②  B．①③  C．②④  D．③④"
+    lines = ["A．①②", "B．①③", "C．②④", "D．③④"]
+    stem = "下列变化与此有关的是①人口增长②市场扩大③气候变化④战争频繁"
+    assert clean_choice(f"{stem}\n{options}", 0).split("\n") == [
+        "下列变化与此有关的是", "①人口增长", "②市场扩大", "③气候变化", "④战争频繁", *lines,
+    ]  # fmt: skip
+    quoted = "①处的变化说明①处的人口增长"
+    assert clean_choice(f"{quoted}\n{options}", 0).split("\n") == [quoted, *lines], "not numbered once each"
+
+
+def test_an_opening_bracket_before_the_first_option_leaves_the_stem() -> None:
+    assert clean_choice("正确的是（\nA．甲 B．乙 C．丙 D．丁", 0).split("\n")[:2] == ["正确的是", "A．甲"]
+    assert clean_choice("正确的是\n（A）甲 （B）乙 （C）丙 （D）丁", 0).split("\n")[:2] == ["正确的是", "A．甲"]
+
+
+def test_a_short_field_is_joined_by_the_layout_of_the_whole_item() -> None:
+    line = "春秋时期诸侯争霸天子权威日益衰落各国纷纷变法图强面貌"
+    short = "据此概括这一时期社会面貌变化的主要"
+    assert clean_item("主观题", f"{short}\n原因。", ["变法"], "理由充分。")[0] == f"{short}\n原因。"
+    assert clean_item("主观题", f"{short}\n原因。", ["变法"], "\n".join([line] * 7))[0] == f"{short}原因。"
+
+
+def test_a_written_item_is_cleaned_in_all_its_parts() -> None:
+    question = "16．（12分）读图回答问题。（6分）\n（1）指出原因。（2）说明影响。"
+    answers = ["【分析】先看人口的变化。【详解】（1）人口增长（4分）（2）市场扩大（答出一点给2分）"]
+    assert clean_item("主观题", question, answers, "【分析】先看人口的变化。") == (
+        "读图回答问题。\n（1）指出原因。\n（2）说明影响。",
+        ["（1）人口增长\n（2）市场扩大"],
+        "先看人口的变化。",
+    )
+
+
+def test_a_blank_of_one_space_is_written_out_unless_such_spaces_mean_nothing() -> None:
+    question = "光合作用的场所是 ，产物是糖类。"
+    assert clean_item("填空题", question, ["叶绿体"], "理由充分。")[0] == "光合作用的场所是____，产物是糖类。"
+    assert clean_item("填空题", question, ["叶绿体"], "理由 充分。")[0] == "光合作用的场所是，产物是糖类。"
+    assert clean_item("填空题", "产物的名称为", ["糖类"], "理由 充分。")[0] == "产物的名称为____。"
+
+
+def test_a_set_of_which_the_questions_are_not_found_keeps_its_numbers() -> None:
+    question = "6．据此完成 6～7 题。\n6．作用是（ ） A．甲 B．乙 C．丙 D．丁\n7．影响是什么？"
+    cleaned, answers, analysis = clean_item(SET, question, ["A ", "B"], "6．理由一。\n7．理由二。")
+    assert "7．影响是什么？" in cleaned and "（1）" not in cleaned
+    assert (answers, analysis) == (["A", "B"], "6．理由一。\n7．理由二。")

@@ -14,6 +14,7 @@ import pytest
 from gaokao.checks import Item, run_checks, usable
 from gaokao.errors import UserError
 from gaokao.records import TYPES, Record, load_records
+from gaokao.runs import write_text
 from gaokao.text import near_duplicates_across
 from gaokao_data import import_gaokao_bench as bench
 from gaokao_data.exam_print import SET
@@ -186,18 +187,27 @@ def test_every_item_is_imported_or_counted(root: Path) -> None:
             ),
             choice(2014, other, "样方要随机选取", "随机取样", analysis="随机取样使数据可靠，故选：D。\n"),
             choice(2014, other, "样方要随机选取", "设 $x=\\frac{1}{2 为半径的大小"),
+            choice(2014, other, "样方要随机选取", "随机取样\x08使数据可靠"),
+            choice(
+                2014,
+                other,
+                "样方要随机选取",
+                "随机取样",
+                question=f"{other}正确的是\nA．甲\nB．乙\nC．丙\nD．丁\nE．戊\n",
+            ),
             {"year": "2014", "question": "没有答案的题目"},
             "not an item",  # type: ignore[list-item]
         ],
     )
     result = bench.import_bench(root)
-    assert result.items == 8 + 11
+    assert result.items == 8 + 13
     assert len(result.train) + len(result.test) + result.dropped.total() == result.items
     assert {reason: number for reason, number in result.dropped.items() if number} == {
         "no 解析": 2,
         "missing picture or table": 1,
         "near-duplicate": 1,
-        "damaged: control characters": 1,
+        "damaged: control characters": 2,
+        "more than four options": 1,
         "damaged: options missing, empty or alike": 1,
         "damaged: 解析 concludes another key": 1,
         "damaged: unbalanced LaTeX": 1,
@@ -213,6 +223,15 @@ def test_the_same_source_gives_the_same_bytes(root: Path, tmp_path: Path) -> Non
     assert run(root, "--out", tmp_path / "second").returncode == 0
     for file in ("train.json", "test.json"):
         assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
+
+
+def test_items_that_two_files_share_a_number_of_get_ids_of_their_own(tmp_path: Path) -> None:
+    save(tmp_path, "2010-2022_Biology_MCQs", [choice(*FACTS[6])])
+    save(tmp_path, "2021_Biology_MCQs", [choice(2021, *FACTS[3][1:])], "GAOKAO-Bench-2021")
+    assert [record.id for record in bench.import_bench(tmp_path).test] == [
+        "2021-biology-mcq-000",
+        "2021-biology-mcq-000-2",
+    ]
 
 
 # --- what is read ---------------------------------------------------------------------------------------------------
@@ -349,6 +368,10 @@ def test_a_small_set_is_spread_over_the_subjects_and_the_rest_is_counted(root: P
     assert result.dropped["filtered: --limit-train"] == 6
     assert result.dropped["filtered: --limit-test"] == 1
     assert len(result.train) + len(result.test) + result.dropped.total() == result.items
+    lengths = sorted(
+        len(record.question + record.answer[0] + record.analysis) for record in bench.import_bench(root).test
+    )
+    assert len(bench.import_bench(root, max_chars=lengths[0]).test) == 1, "the maximum itself is not too long"
     assert bench.import_bench(root, max_chars=10).dropped["filtered: --max-chars"] == 13
     assert bench.import_bench(root, subjects=["数学"]).dropped["filtered: --subjects"] == 13
 
@@ -374,6 +397,13 @@ def test_numbers_out_of_range_and_short_flags_are_refused(
         bench.parse_arguments(["SRC", "--out", "DIR", *arguments])
     assert stop.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_small_set_prefers_items_with_a_passage(root: Path) -> None:
+    result = bench.import_bench(root, passage_chars=(20, 120))
+    assert [record.textbook == "" for record in result.train] == [True] + [False] * 5
+    assert all(record.textbook for record in bench.spread(result.train, 5))
+    assert bench.spread(result.train, 9) == result.train
 
 
 # --- what is not overwritten ----------------------------------------------------------------------------------------
@@ -408,6 +438,26 @@ def test_an_import_replaces_what_an_import_wrote_and_nothing_that_was_changed_si
     with pytest.raises(UserError, match="changed since"):
         bench.main([str(root), "--out", str(out)])
     assert train.read_bytes() == changed
+
+
+def test_an_import_that_was_killed_while_writing_can_be_repeated(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    bench.main([str(root), "--out", str(out)])
+
+    def killed(path: Path, text: str) -> None:
+        if path.name == "test.json":
+            raise KeyboardInterrupt
+        write_text(path, text)
+
+    monkeypatch.setattr(bench, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        bench.main([str(root), "--out", str(out), "--limit-train", "2", "--limit-test", "1"])
+    monkeypatch.undo()
+    assert (len(load_records(out / "train.json")), len(load_records(out / "test.json"))) == (2, 2)
+    bench.main([str(root), "--out", str(out)])
+    assert len(load_records(out)) == 8
 
 
 def test_a_folder_in_the_place_of_a_file_is_told_before_the_work(root: Path, tmp_path: Path) -> None:

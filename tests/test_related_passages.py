@@ -95,6 +95,8 @@ def test_an_own_passage_ends_with_a_sentence_and_is_marked_as_leaking() -> None:
     done, none = (add_passages([now], mode, (10, 60))[0] for mode in ("own", "none"))
     assert done.extra == {"year": 2015, "passage_source": {"mode": "own", "items": ["now"]}, "leaks": True}
     assert (none.textbook, none.extra) == ("", {"year": 2015, "passage_source": {"mode": "none"}})
+    (short,) = add_passages([now], "own", (1, 5))
+    assert (short.textbook, short.extra) == ("", {"year": 2015, "passage_source": {"mode": "own"}})
 
 
 def test_the_shares_of_passages_stand_beside_those_of_random_ones() -> None:
