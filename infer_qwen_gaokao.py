@@ -1,9 +1,9 @@
 """Generate gaokao questions with base + adapter, check them, and score them where the data carry references.
 
-python infer_qwen_gaokao.py                            # the adapter that train_qwen_gaokao.py wrote
-python infer_qwen_gaokao.py --adapter none             # the bare base model, to compare with
+python infer_qwen_gaokao.py                      # the adapter that train_qwen_gaokao.py wrote
+python infer_qwen_gaokao.py --adapter none       # the bare base model, to compare with
 python infer_qwen_gaokao.py --adapter DIR --data.test my_passages.jsonl
-python infer_qwen_gaokao.py --help                     # every key of config.yaml
+python infer_qwen_gaokao.py --help               # its keys of config.yaml
 """
 
 import os

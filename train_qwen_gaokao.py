@@ -1,9 +1,9 @@
 """Fine-tune the base model of config.yaml with 4-bit QLoRA to write gaokao questions.
 
-python train_qwen_gaokao.py                                  # one GPU, or a laptop: see without_gpu in config.yaml
-python train_qwen_gaokao.py                                  # the same command goes on after an interruption
-torchrun --nproc_per_node 8 train_qwen_gaokao.py             # all GPUs of a machine
-python train_qwen_gaokao.py --help                           # every key of config.yaml
+python train_qwen_gaokao.py                          # one GPU, or a laptop: see without_gpu in config.yaml
+python train_qwen_gaokao.py                          # the same command goes on after an interruption
+torchrun --nproc_per_node 8 train_qwen_gaokao.py     # all GPUs of a machine
+python train_qwen_gaokao.py --help                   # its keys of config.yaml
 """
 
 import sys
