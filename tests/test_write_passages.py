@@ -280,6 +280,17 @@ def test_another_model_asks_anew_and_the_earlier_file_is_set_aside(
     assert summary.set_aside and summary.set_aside.read_bytes() == first
 
 
+def test_results_of_another_model_stay_in_the_partial_file(source: Path, tmp_path: Path, server: Server) -> None:
+    server.respond = lambda seen: GOOD if len(server.seen) <= 3 else Reply(401, {"error": {"message": "expired"}})
+    with pytest.raises(UserError, match="3 finished records are kept"):
+        run(source, out := tmp_path / "out.json", server, concurrency=1)
+    server.respond = lambda seen: GOOD
+    assert run(source, out, server, model="other").written == 6
+    server.seen.clear()
+    assert run(source, out, server).reused == 3
+    assert len(server.seen) == 3 and not partial(out).exists()
+
+
 def test_files_that_are_set_aside_in_the_same_second_get_names_of_their_own(tmp_path: Path, server: Server) -> None:
     source, out = write_items(tmp_path / "in.json", item(0)), tmp_path / "out.json"
     for number in range(5):
