@@ -337,7 +337,6 @@ def write_passages(
     """Write the passages that the records of `source` lack, and all finished records to `out`.
 
     Args:
-        source: data file with question, answer and 解析.
         out: data file to write, with `out`.partial.jsonl beside it while the run lasts.
         endpoint: whom to ask.
         concurrency: maximum of records at a time.
