@@ -354,7 +354,7 @@ def write_split(names: Sequence[str], purpose: Purpose, share: float, folder: Pa
         write_json(path, [record.to_dict() for record in records])
         lines.append(f"records   {len(records):,} in {path}, by subject and type")
         lines += _kinds_table(Counter((record.subject, record.type) for record in records))
-    return [*lines, "no question of one file is like one of the other"]
+    return [*lines, "No question in one file is a near-duplicate of one in the other."]
 
 
 def _share(text: str) -> float:

@@ -315,11 +315,11 @@ def test_checks_are_ranked_with_ids_and_evidence_and_stay_warnings(run: Run, wri
 
 def test_near_duplicates_are_found_within_and_across_files(run: Run, write: Write) -> None:
     twin = row(0, id="twin", question=row(0)["question"].replace("某校", "某中学"))
-    one, other = write([row(0), row(1), row(2)], "a.jsonl"), write([twin, row(3), row(4), row(3, id="copy")], "b.jsonl")
+    one, other = write([row(1), row(2), row(0)], "a.jsonl"), write([twin, row(3), row(4), row(3, id="copy")], "b.jsonl")
     code, text = run(one, other)
     assert code == 0
     assert "1 near-duplicate pairs within a file, 1 across files" in text
-    assert f"{one}:1 (id item-0) and {other}:1 (id twin)" in text
+    assert f"{one}:3 (id item-0) and {other}:1 (id twin)" in text
     assert f"  1.00  {other}:2 (id item-3) and {other}:4 (id copy)" in text
     pairs = json.loads(run(one, other, "--json")[1])["near_duplicates"]["entries"]
     assert [(pair["first"]["id"], pair["second"]["id"], pair["across"]) for pair in pairs] == [
@@ -365,6 +365,7 @@ def test_passages_that_contain_the_answer_are_listed_unless_marked(run: Run, wri
     assert textbook["above_0"] == pytest.approx(1 / 3)
     assert (textbook["median"], textbook["p95"]) == (0.0, 1.0)
     assert (outside["measured"], outside["empty"], outside["above_0"]) == (1, 3, 1.0)
+    assert {**found["all"], "name": name} == found["files"][0]
     assert found["leaks"] == {
         "bound": LEAK_BOUND,
         "marked": 1,
