@@ -60,29 +60,25 @@ def choose_measure(wanted: str, config: Config, purpose: Purpose) -> Measure:
         example = format_chat(record)
         return prepare_input(record) if purpose == "generate" else [*example["prompt"], *example["completion"]]
 
-    def in_characters(reason: str) -> Measure:
+    tokenizer, reason = None, "--tokens none"
+    if wanted != "none":
+        base = config.model.base
+        auto = wanted == "auto"
+        folder = find_tokenizer(base, config.model.revision, Path(config.output.dir)) if auto else Path(wanted)
+        reason = f"the tokenizer of {base} is not on this machine yet"
+        try:
+            if folder is not None:
+                tokenizer, reason = _load_tokenizer(folder), f"tokenizer of {folder}"
+        except UserError as error:
+            if not auto:
+                raise
+            reason = str(error)
+    if tokenizer is None:
         return Measure("characters", reason, lambda record: sum(len(turn["content"]) for turn in messages(record)))
-
-    def in_tokens(folder: Path) -> Measure:
-        tokenizer = _load_tokenizer(folder)
-        options = {"add_generation_prompt": purpose == "generate", "tokenize": True, "return_dict": True}
-        return Measure(
-            "tokens",
-            f"tokenizer of {folder}",
-            lambda record: len(tokenizer.apply_chat_template(messages(record), **options)["input_ids"]),
-        )
-
-    if wanted == "none":
-        return in_characters("--tokens none")
-    if wanted != "auto":
-        return in_tokens(Path(wanted))
-    folder = find_tokenizer(config.model.base, config.model.revision, Path(config.output.dir))
-    if folder is None:
-        return in_characters(f"the tokenizer of {config.model.base} is not on this machine yet")
-    try:
-        return in_tokens(folder)
-    except UserError as error:
-        return in_characters(str(error))
+    options = {"add_generation_prompt": purpose == "generate", "tokenize": True, "return_dict": True}
+    return Measure(
+        "tokens", reason, lambda record: len(tokenizer.apply_chat_template(messages(record), **options)["input_ids"])
+    )
 
 
 def find_tokenizer(base: str, revision: str | None, tiny_folder: Path) -> Path | None:
