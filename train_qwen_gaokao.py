@@ -52,9 +52,9 @@ def train(resolved: Resolved, records: list[Record], pool: ChatPool, processes: 
 
     # 1. What is trained: base, types, attention, and the records that fit.
     config, run, first = resolved.config, resolved.config.run_folder, processes.is_main_process
-    where = {"gpus": resolved.gpus, "process": processes.local_process_index}
+    options = {**config.model.model_dump(), "gpus": resolved.gpus, "process": processes.local_process_index}
     with processes.main_process_first():
-        base = models.choose_base(**config.model.model_dump(), tiny_folder=Path(config.output.dir), **where, say=say)
+        base = models.choose_base(**options, tiny_folder=Path(config.output.dir), say=say)
     material = splits.gather(
         records,
         pool,
@@ -66,8 +66,7 @@ def train(resolved: Resolved, records: list[Record], pool: ChatPool, processes: 
         seed=config.train.seed,
     )
     adapter = adapters.adapter_record(base)
-    say(banner(resolved, base, processes=processes.num_processes))
-    say(material.text(config.train.max_length))
+    say(f"{banner(resolved, base, processes=processes.num_processes)}\n{material.text(config.train.max_length)}")
     if first:
         say(summary_line(records, as_arguments(config.data.train)))
 
