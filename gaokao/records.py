@@ -151,15 +151,8 @@ def parse_record(raw: Raw, position: int, purpose: Purpose) -> tuple[Record | No
         return None, [f"{raw.where}: {raw.problem}"]
     if not isinstance(raw.value, dict):
         return None, [f"{raw.where}: is {shown(raw.value)} instead of an object with keys; write a record"]
-    row: dict[str, Any] = {}
     errors: list[str] = []
-    # A letter alone may be anything; from A on they are options.
-    aliases = KEY_ALIASES | (OPTION_KEYS if "A" in raw.value else {})
-    for key, value in raw.value.items():
-        name = aliases.get(str(key), str(key))
-        if name in row:
-            errors.append(f"{key} and {name} are the same key, given twice; keep one")
-        row[name] = value
+    row = _by_name(raw.value, errors)
 
     def text(key: str, *, needed: bool, empty: bool = False) -> str:
         value = row.get(key)
@@ -203,6 +196,19 @@ def parse_record(raw: Raw, position: int, purpose: Purpose) -> tuple[Record | No
     extra = {key: value for key, value in row.items() if key not in (*RECORD_KEYS, *OPTION_KEYS.values())}
     texts = (subject, kind, textbook, outside, question, answer, analysis, difficulty, topic)
     return Record(str(identity), *texts, extra), []
+
+
+def _by_name(entry: dict[Any, Any], errors: list[str]) -> dict[str, Any]:
+    """The values of an entry by the name of each key, whichever alias it was written under."""
+    # A letter alone may be anything; from A on they are options.
+    aliases = KEY_ALIASES | (OPTION_KEYS if "A" in entry else {})
+    row: dict[str, Any] = {}
+    for key, value in entry.items():
+        name = aliases.get(str(key), str(key))
+        if name in row:
+            errors.append(f"{key} and {name} are the same key, given twice; keep one")
+        row[name] = value
+    return row
 
 
 def _with_options(question: str, options: dict[str, str], kind: str, errors: list[str]) -> str:
