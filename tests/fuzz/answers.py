@@ -21,6 +21,7 @@ from gaokao.records import (
     parse_record,
     split_answers,
 )
+from gaokao.sources import Raw
 from tests.fuzz.tally import Tally
 
 PIECES = [
