@@ -4,6 +4,7 @@ import importlib
 import re
 import shlex
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -325,7 +326,10 @@ def test_both_halves_show_the_same_code_and_the_same_figures(title: str) -> None
     if title != "Tree":
         assert blocks(english) == blocks(chinese)
     rows = [
-        [sorted(re.findall(r"\d(?:[\d.,]*\d)?", row)) for row in re.findall(r"^\|.*\|$", FENCE.sub("", text), re.MULTILINE)]
+        [
+            sorted(re.findall(r"\d(?:[\d.,]*\d)?", row))
+            for row in re.findall(r"^\|.*\|$", FENCE.sub("", text), re.MULTILINE)
+        ]
         for text in (english, chinese)
     ]
     assert rows[0] == rows[1]
@@ -358,9 +362,14 @@ def test_the_tree_names_every_file_of_the_code_once_with_a_phrase(half: str) -> 
         re.search(rf"^{folder}/.*?\n((?: .*\n)+)", tree, re.MULTILINE)[1]  # type: ignore[index]
         for folder in ("gaokao", "gaokao_data")
     )
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
     for folder, lines in (("gaokao", rooms), ("gaokao_data", data)):
-        there = sorted(path.name for path in (ROOT / folder).glob("*.py") if path.name != "__init__.py")
-        assert sorted(re.findall(r"(\w+\.py) +\S", lines)) == there
+        tracked = {path.rpartition("/")[2] for path in listed if re.fullmatch(rf"{folder}/(?!__)\w+\.py", path)}
+        phrases = re.findall(r"(\w+\.py) +\S", lines)
+        assert tracked <= {*phrases} and len({*phrases}) == len(phrases)
+        assert [name for name in phrases if not (ROOT / folder / name).exists()] == []
     named = re.findall(r"^([\w.]+(?:/run)?)/? ", tree, re.MULTILINE)
     assert [name for name in named if not (ROOT / name).exists()] == []
     assert {path.name for path in ROOT.glob("*.py")} | {"config.yaml", "requirements.txt"} <= set(named)
