@@ -384,7 +384,12 @@ def plot_loss(history: Sequence[dict[str, Any]], path: Path) -> None:
 
     train, validation = curves(history)
     figure, axes = plt.subplots(figsize=(7, 4), dpi=120)
-    axes.plot(*zip(*train, strict=True), label="train", color="tab:blue", linewidth=1.2)
+    # Single steps jump with the rows that they happen to hold; their running mean shows where the loss goes.
+    steps, losses = zip(*train, strict=True)
+    window = max(1, len(losses) // 20)
+    means = [sum(losses[max(0, end - window) : end]) / min(end, window) for end in range(1, len(losses) + 1)]
+    axes.plot(steps, losses, label="train, each step", color="tab:blue", linewidth=0.8, alpha=0.3)
+    axes.plot(steps, means, label=f"train, mean of {window}", color="tab:blue", linewidth=1.4)
     if validation:
         axes.plot(*zip(*validation, strict=True), label="validation", color="tab:orange", marker="o", markersize=4)
     axes.set(xlabel="optimizer step", ylabel="loss per completion token", title=path.parent.name)
