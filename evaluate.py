@@ -14,7 +14,8 @@ from typing import Any
 
 from gaokao.checks import CHECKS, Outcome, Result
 from gaokao.errors import UserError, run_script
-from gaokao.metrics import CHANCE_ROUNDS, rounded, score_parts, share, similarity, usable_rate
+from gaokao.grounding import grounding, note, screen
+from gaokao.metrics import CHANCE_ROUNDS, rate, rounded, score_parts, share, similarity
 from gaokao.results import Generated, read_results, scores_file
 from gaokao.runs import write_json
 from gaokao.settings import load_config
@@ -52,11 +53,12 @@ def summarize(items: Sequence[Generated], rounds: int = CHANCE_ROUNDS, seed: int
         "three_sections": share(complete),
         "stopped_by_end_token": share(stopped),
         "three_sections_and_stopped": share([a and b for a, b in zip(complete, stopped, strict=True)]),
-        "usable": usable_rate([item.usable for item in items]),
+        "usable": rate([item.usable for item in items]),
         "checks": {
             check.name: {"hard": check.hard, **_passed([item.checks[column] for item in items])}
             for column, check in enumerate(CHECKS)
         },
+        "grounding": grounding([item.item for item in items]),
         "scored": len(scored),
         "similarity": found and rounded(found),
     }
@@ -88,6 +90,9 @@ def summary_text(summary: Mapping[str, Any]) -> str:
             f"(95% interval {percent(low)} to {percent(high)})"
         )
     lines.append(f"checks    {_worst_checks(summary['checks'])}")
+    lines += [f"grounding {line}" for line in screen(summary["grounding"])]
+    if text := note(summary["grounding"]):
+        lines.append(f"          {text}")
     lines.append(
         _similarity_text(summary["similarity"])
         if summary["scored"]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from gaokao.checks import CHECKS, Item, Outcome, Result, not_applicable, result, run_checks, usable
 from gaokao.errors import MAX_FAULTS, Errors, UserError
-from gaokao.records import LEAKS, OUTSIDE, TEXTBOOK, Purpose, Record, parse_record
+from gaokao.records import LEAKS, OUTSIDE, PASSAGES, TEXTBOOK, Purpose, Record, parse_record
 from gaokao.sources import FORMATS, read_raw
 from gaokao.text import (
     LEAK_BOUND,
@@ -38,7 +38,6 @@ MANY_PAIRS = 200_000
 # What the training script checks by itself: it should start within seconds.
 SUMMARY_RECORDS = 2_000
 PERCENTILES = (0.05, 0.5, 0.9, 0.95, 0.99)
-PASSAGES = (TEXTBOOK, OUTSIDE)
 
 Finding = dict[str, Any]
 
@@ -155,6 +154,8 @@ class Counts:
     """What `key_of` gives for each record."""
     empty: Counter[str] = field(default_factory=Counter)
     """Records without the passage."""
+    items: list[Item] = field(default_factory=list)
+    """What own passage first is measured on: the first records with a question, by `DUPLICATE_CHARACTERS`."""
     leaks: "dict[str, array[float]]" = field(default_factory=lambda: {name: array("d") for name in PASSAGES})
     """Share of the answer in the passage, for each record with both passage and measurable answer."""
 
@@ -282,6 +283,7 @@ class Audit:
         if self._characters <= DUPLICATE_CHARACTERS:
             self._characters += len(record.question)
             self._questions.append(record.question)
+            file.items.append(item)
         for counts in (file, self.total):
             counts.records += 1
             counts.kinds[record.subject, record.type] += 1

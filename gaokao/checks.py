@@ -12,20 +12,19 @@ from enum import Enum
 from typing import NamedTuple, Self
 
 from gaokao.prompts import Question
-from gaokao.records import CHOICE_TYPES, SECTIONS, Record
+from gaokao.records import CHOICE_TYPES, OUTSIDE, SECTIONS, TEXTBOOK, Record
 from gaokao.text import (
-    COPY_GRAM,
     OPTION_MARK,
     SPELT_OUT,
-    containment,
+    bare,
     fold,
     formulas,
     images,
-    longest_common_substring,
     ngrams,
     normalize,
     option_run,
     parse_key,
+    shared_spans,
     shorten,
     split_options,
     without,
@@ -35,12 +34,12 @@ from gaokao.text import (
 MATERIAL_STEM = 120
 # A table of which print left no rows still has numbers; a stem without one rarely holds so many.
 TABLE_NUMBERS = 10
-# A question may quote its passage as material, so only one that is mostly passage is copied. Measured with the
-# analysis of another item of the subject as the passage: no real item reaches either bound.
-COPIED_RUN = 0.5
-COPIED_GRAMS = 0.7
-# Shorter stems share their wording with any text on the subject.
-COPIED_LEAST = 16
+# What a question takes over word for word; shorter common runs are names and terms that two texts on one matter share.
+SPAN = 12
+# A question may quote its passage as material, so only one that is nothing else is copied. Shorter runs are wordings that
+# a question and the passage that it is made from share by their nature.
+COPIED_SPAN = 20
+COPIED_REST = 30
 # Shorter blocks trip on `|c|c|c` of LaTeX tables.
 LOOP_BLOCK = 8
 LOOP_TIMES = 4
@@ -358,26 +357,57 @@ def _has_table(text: str) -> bool:
     return len(re.findall(r"\d+(?:\.\d+)?", stem)) >= TABLE_NUMBERS
 
 
-def check_copied(item: Item) -> Result:
-    """The 题干 is not the passages over again: neither one long run of them nor most of its 8-grams.
+# What asks: a question mark, something to fill in, options, or a word that sets a task.
+_ASKS = re.compile(
+    r"[?]|[(][ \t\u3000]*[)]|_{2,}|的是|什么|哪|何|几|是否|说明|分析|简述|概括|阐述|阐释|评价|评析|指出|写出|列举|比较|谈谈|解释|判断"
+    r"|推断|翻译|描述|归纳|理由|原因|证明|求|计算|选择|填|作文|不少于|完成"
+    r"|(?<![a-z])(?:which|what|why|how|who|when|where|whose|choose|fill|complete|write|answer|find)(?![a-z])",
+    re.IGNORECASE,
+)
 
-    A longest common subsequence would be the wrong tool: any two texts on one subject share a long one.
+
+def check_copied(item: Item) -> Result:
+    """Without what the 题干 takes over word for word, runs of 20 characters or more, a question is left that asks.
+
+    Quoting a passage as the material of a question is what a 材料题 does; consisting of it is copying.
     """
-    stem = normalize(item.question)
     passages = [passage for passage in (item.textbook, item.outside) if passage]
-    if len(stem) < COPIED_LEAST or not passages:
+    if not item.question or not passages:
         return not_applicable("copied")
-    # A line end is in neither text, so no run goes over from one passage into the other.
-    run = longest_common_substring(stem, "\n".join(map(normalize, passages)))
-    share = containment(item.question, passages)
-    faults = []
-    if len(run) >= COPIED_RUN * len(stem):
-        faults.append(f"{len(run)} of {len(stem)} characters of the 题干 are one run of the passages: “{shorten(run)}”")
-    if share >= COPIED_GRAMS:
-        faults.append(
-            f"{share:.0%} of the 题干's {COPY_GRAM}-grams stand in the passages, the longest run is “{shorten(run)}”"
-        )
-    return result("copied", faults)
+    # Layout and punctuation neither break a run nor make one longer.
+    letters, places = _letters(item.question)
+    taken = [
+        (places[start], places[end - 1] + 1)
+        for passage in passages
+        for start, end in shared_spans(letters, _letters(passage)[0], COPIED_SPAN)
+    ]
+    if not taken:
+        return Result("copied", Outcome.PASS)
+    rest = fold(without(item.question, sorted(taken)))
+    left, longest = len(normalize(rest)), max(taken, key=lambda span: span[1] - span[0])
+    quoted = f"the longest run taken over is “{shorten(item.question[slice(*longest)])}”"
+    found = []
+    if left < COPIED_REST:
+        found.append(f"{left} of {len(letters)} characters of the 题干 are its own; {quoted}")
+    if not _ASKS.search(rest):
+        found.append(f"without what is taken over the 题干 asks nothing; {quoted}")
+    return result("copied", found)
+
+
+def taken_over(item: Item) -> dict[str, list[str]]:
+    """The runs of `SPAN` characters or more that the 题干 takes over from each passage, without layout and punctuation."""
+    question = bare(item.question)
+    return {
+        name: [question[start:end] for start, end in shared_spans(question, bare(passage), SPAN)]
+        for name, passage in ((TEXTBOOK, item.textbook), (OUTSIDE, item.outside))
+    }
+
+
+def _letters(text: str) -> tuple[str, list[int]]:
+    """Letters and digits of a text in lower case, and where each of them stands."""
+    text = fold(text)
+    places = [place for place, letter in enumerate(text) if letter.isalnum()]
+    return "".join(text[place].lower()[:1] for place in places), places
 
 
 def check_latex(item: Item) -> Result:

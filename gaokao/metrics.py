@@ -6,14 +6,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rapidfuzz.distance import LCSseq
 
 from gaokao.errors import shown
 from gaokao.prompts import parse
 from gaokao.records import CHOICE_TYPES, HEADER, SECTIONS, join_answers
-from gaokao.results import Generated
+
+if TYPE_CHECKING:
+    from gaokao.results import Generated
 
 CHANCE_ROUNDS = 20
 # A pair takes 2 ms at the length of real questions, .1 s at 20,000 characters.
@@ -140,7 +142,7 @@ class Similarity:
     """Of an item and a wrong reference, 2,000 at most."""
 
 
-def similarity(items: Sequence[Generated], rounds: int = CHANCE_ROUNDS, seed: int = 0) -> Similarity:
+def similarity(items: "Sequence[Generated]", rounds: int = CHANCE_ROUNDS, seed: int = 0) -> Similarity:
     """How like their references the questions are, and whether more than wrong references of the subject.
 
     Args:
@@ -179,7 +181,7 @@ def similarity(items: Sequence[Generated], rounds: int = CHANCE_ROUNDS, seed: in
     )
 
 
-def wrong_pairs(items: Sequence[Generated], rounds: int, seed: int) -> list[tuple[int, int]]:
+def wrong_pairs(items: "Sequence[Generated]", rounds: int, seed: int) -> list[tuple[int, int]]:
     """(item, other item of its subject and with another reference), `rounds` for each item and 2,000 in all at most."""
     members: dict[str, list[int]] = defaultdict(list)
     for index, generated in enumerate(items):
@@ -198,8 +200,8 @@ def wrong_pairs(items: Sequence[Generated], rounds: int, seed: int) -> list[tupl
     return draw.sample(pairs, min(len(pairs), MAX_CHANCE_PAIRS))
 
 
-def usable_rate(flags: Sequence[bool]) -> dict[str, Any]:
-    """How many items fail no hard check, and the Wilson 95% interval of the share (Wilson 1927); `None` without items."""
+def rate(flags: Sequence[bool]) -> dict[str, Any]:
+    """How many are true, their share, and its Wilson 95% interval (Wilson 1927); `None` without any."""
     passed = sum(flags)
     if not flags:
         return {"passed": 0, "items": 0, "rate": None, "interval_95": None}

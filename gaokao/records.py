@@ -31,6 +31,7 @@ KEY_ALIASES = {
     "知识点": "topic",
 }
 TEXTBOOK, OUTSIDE = "课本内容", "课外内容"
+PASSAGES = (TEXTBOOK, OUTSIDE)
 RECORD_KEYS = ("id", "subject", "type", TEXTBOOK, OUTSIDE, "question", "answer", "analysis", "difficulty", "topic")
 # Where a table has its options in columns of their own, they are called 选项A, 选项B and so on, or A, B and so on.
 OPTION_KEYS = {letter: f"选项{letter}" for letter in "ABCDEFGH"}

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from gaokao.checks import CHECKS, Item, Outcome, Result, run_checks, usable
+from gaokao.checks import CHECKS, Item, Outcome, Result, run_checks, taken_over, usable
 from gaokao.errors import UserError, shown
 from gaokao.prompts import Question, parse, render
 from gaokao.records import OUTSIDE, SECTIONS, TEXTBOOK, Record, join_answers, parse_record
@@ -52,9 +52,14 @@ class Generated:
         return dict(zip(SECTIONS, values, strict=True))
 
     @cached_property
+    def item(self) -> Item:
+        """What the checks look at."""
+        return Item.from_question(self.record, self.question, self.finish_reason)
+
+    @cached_property
     def checks(self) -> list[Result]:
         """The result of every check, in the order of `CHECKS`."""
-        return run_checks(Item.from_question(self.record, self.question, self.finish_reason))
+        return run_checks(self.item)
 
     @property
     def usable(self) -> bool:
@@ -84,6 +89,7 @@ class Generated:
                 for check, result in zip(CHECKS, self.checks, strict=True)
                 if result.outcome is Outcome.FAIL
             ],
+            "taken_over": taken_over(self.item),
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "reference": self.reference,

@@ -108,6 +108,7 @@ def _similar(
     first, hardly any other text is met there. The order needs no exact counts, so grams are counted in hashed buckets;
     a gram alone in its bucket is met by no other text and is not even indexed, which keeps the index small.
     """
+    # Long because its four steps share their tables.
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold is {threshold}; it must be above 0 and at most 1")
     # Equal texts are compared once: files with many copies would cost the square of their number otherwise.
@@ -234,54 +235,20 @@ def parse_key(answer: str) -> str:
     return letters if re.fullmatch(r"[A-H]+", letters) else ""
 
 
-def longest_common_substring(first: str, second: str) -> str:
-    """The longest run of characters that both texts contain; the first in `first` of several.
+def bare(text: str) -> str:
+    """A text as wordings are compared: letters and digits in lower case, without LaTeX words, which all formulas share."""
+    return normalize(re.sub(r"\\[a-zA-Z]+", "", text)).lower()
 
-    By the suffix automaton of `first` (Blumer et al. 1985), in a time that grows with the sum of the lengths.
-    """
-    # Each state is a set of runs of `first` that end at the same places: where to by each character, the state of the
-    # longest shorter ending, the length of its longest run, and where a run first ends.
-    steps: list[dict[str, int]] = [{}]
-    links, lengths, ends = [-1], [0], [0]
-    last = 0
-    for position, character in enumerate(first, 1):
-        new = len(steps)
-        steps.append({})
-        links.append(0)
-        lengths.append(position)
-        ends.append(position)
-        state = last
-        while state >= 0 and character not in steps[state]:
-            steps[state][character] = new
-            state = links[state]
-        if state >= 0:
-            there = steps[state][character]
-            if lengths[there] != lengths[state] + 1:
-                clone = len(steps)
-                steps.append(steps[there].copy())
-                links.append(links[there])
-                lengths.append(lengths[state] + 1)
-                ends.append(ends[there])
-                links[there] = clone
-                while state >= 0 and steps[state].get(character) == there:
-                    steps[state][character] = clone
-                    state = links[state]
-                there = clone
-            links[new] = there
-        last = new
 
-    best, end = 0, 0
-    state, length = 0, 0
-    for character in second:
-        while state and character not in steps[state]:
-            state = links[state]
-            length = lengths[state]
-        if character in steps[state]:
-            state = steps[state][character]
-            length += 1
-        if length > best or (length == best and ends[state] < end):
-            best, end = length, ends[state]
-    return first[end - best : end]
+def shared_spans(text: str, source: str, least: int) -> list[tuple[int, int]]:
+    """Where runs of `least` characters or more of `source` stand in `text`; both are taken as they are, see `bare`."""
+    there = {source[start : start + least] for start in range(len(source) - least + 1)}
+    found: list[tuple[int, int]] = []
+    for start in range(len(text) - least + 1):
+        if text[start : start + least] in there:
+            begin = found.pop()[0] if found and found[-1][1] >= start else start
+            found.append((begin, start + least))
+    return found
 
 
 def shorten(text: str, limit: int = 24) -> str:
@@ -335,11 +302,11 @@ def images(text: str) -> Iterator[tuple[int, int]]:
 
 
 def without(text: str, spans: Iterable[tuple[int, int]]) -> str:
-    """The text with a blank in place of each span."""
+    """The text with a blank in place of each span; they come in order, and may overlap."""
     kept, done = [], 0
     for start, end in spans:
         kept.append(text[done:start])
-        done = end
+        done = max(done, end)
     return " ".join([*kept, text[done:]])
 
 

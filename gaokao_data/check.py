@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -21,7 +22,6 @@ from typing import Any
 
 from gaokao.audit import (
     FINDINGS_SHOWN,
-    PASSAGES,
     Audit,
     Counts,
     Measure,
@@ -31,8 +31,9 @@ from gaokao.audit import (
 from gaokao.checks import CHECKS, Outcome
 from gaokao.config import BUILTIN_TINY, Config
 from gaokao.errors import Errors, UserError, first_line, run_script
+from gaokao.grounding import LEAST_ITEMS, grounding, note
 from gaokao.prompts import format_chat, prepare_input
-from gaokao.records import SUBJECTS, TYPES, Purpose, Record, load_records
+from gaokao.records import PASSAGES, SUBJECTS, TYPES, Purpose, Record, load_records
 from gaokao.runs import make_folder, write_json
 from gaokao.settings import DEFAULT_CONFIG, load_config
 from gaokao.sources import HUB
@@ -116,7 +117,7 @@ def _load_tokenizer(folder: Path) -> Any:
 
 def report_text(audit: Audit) -> str:
     """The whole report for a reader; errors come first."""
-    writers = (_errors, _records, _lengths, _checks, _duplicates, _keys, _passages, _result)
+    writers = (_errors, _records, _lengths, _checks, _duplicates, _keys, _passages, _grounding, _result)
     return "\n\n".join("\n".join(line.rstrip() for line in writer(audit)) for writer in writers)
 
 
@@ -244,6 +245,40 @@ def _passages(audit: Audit) -> list[str]:
     return lines + _listed(audit.leaking, lambda entry: f"leaks: {_at(entry)}: {entry['share']:.0%} of the answer")
 
 
+def _grounding(audit: Audit) -> list[str]:
+    """Own passage first in each file, by subject."""
+    lines = [
+        "grounding share of questions that are nearer to their own passage than to every other one of their subject;"
+    ]
+    lines.append("          bare: without verbatim spans of the passage; pasted: 课外内容 in place of the question")
+    header = ["", "课本内容", "bare", "pasted", "chance", "课外内容", "bare", "chance"]
+    for file in audit.files:
+        found = grounding(file.items)
+        textbook, outside = (found[name] for name in PASSAGES)
+        rows = []
+        for subject in [subject for subject in (*SUBJECTS, "all") if subject in textbook or subject in outside]:
+            cells = [
+                [row["own_first"], row["without_spans"], row["pasted"], row["chance"]]
+                if (row := those.get(subject))
+                else [None] * 4
+                for those in (textbook, outside)
+            ]
+            rows.append([subject, *map(_rate, [*cells[0], *cells[1][:2], cells[1][3]])])
+        lines += (
+            _table([f"{file.name}", *header[1:]], rows)
+            if rows
+            else [f"  {file.name}: no subject has {LEAST_ITEMS} items"]
+        )
+        if text := note(found):
+            lines += textwrap.wrap(text, 110, initial_indent="  ", subsequent_indent="  ")
+    return lines
+
+
+def _rate(value: dict[str, Any] | float | None) -> str:
+    share = value["rate"] if isinstance(value, dict) else value
+    return "-" if share is None else f"{share:.0%}"
+
+
 def _result(audit: Audit) -> list[str]:
     unreadable = sum(bool(file.unreadable) for file in audit.files)
     parts = [f"{unreadable} file(s) cannot be read"] if unreadable else []
@@ -308,6 +343,7 @@ def report_json(audit: Audit) -> dict[str, Any]:
         },
         "shared_ids": _plain(audit.shared_ids),
         "leaks": {"bound": LEAK_BOUND, "marked": audit.marked, **_plain(audit.leaking)},
+        "grounding": [{"name": file.name, **grounding(file.items)} for file in audit.files],
     }
 
 

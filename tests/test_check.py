@@ -14,7 +14,7 @@ from gaokao import audit
 from gaokao.checks import CHECKS
 from gaokao.errors import MAX_FAULTS, UserError
 from gaokao.prompts import format_chat, prepare_input
-from gaokao.records import load_records
+from gaokao.records import PASSAGES, load_records
 from gaokao.settings import load_config
 from gaokao.text import LEAK_BOUND
 from gaokao_data import check
@@ -360,7 +360,7 @@ def test_passages_that_contain_the_answer_are_listed_unless_marked(run: Run, wri
     assert "1 records leak: their passages together contain more than 10% of the answer; 1 more are marked" in text
     assert f"leaks: {name}:1 (id item-0): 100% of the answer" in text
     found = json.loads(run(name, "--json")[1])
-    textbook, outside = (found["files"][0]["passages"][passage] for passage in audit.PASSAGES)
+    textbook, outside = (found["files"][0]["passages"][passage] for passage in PASSAGES)
     assert (textbook["measured"], textbook["empty"], textbook["maximum"]) == (3, 1, 1.0)
     assert textbook["above_0"] == pytest.approx(1 / 3)
     assert (textbook["median"], textbook["p95"]) == (0.0, 1.0)
@@ -381,7 +381,7 @@ def test_json_is_one_object_with_every_section(run: Run, write: Write) -> None:
     assert code == found["exit_code"] == 1
     assert set(found) == {
         "exit_code", "errors", "warnings", "files", "all", "lengths", "checked", "usable", "checks", "near_duplicates",
-        "shared_ids", "leaks",
+        "shared_ids", "leaks", "grounding",
     }  # fmt: skip
     assert [file["name"] for file in found["files"]] == [one, other]
     assert found["all"]["subjects"] == {"生物": {"单选题": 2}}

@@ -10,7 +10,7 @@ import evaluate
 from evaluate import summarize, summary_text
 from gaokao.checks import CHECKS
 from gaokao.errors import UserError
-from gaokao.metrics import usable_rate
+from gaokao.metrics import rate
 
 
 def test_summary_counts_sections_and_stops() -> None:
@@ -77,9 +77,9 @@ def test_the_usable_rate_has_a_wilson_interval() -> None:
         (0, 20, 0, 0.1611),
         (1, 29, 0.0061, 0.1718),
     ):
-        rate = usable_rate([True] * passed + [False] * (items - passed))
-        assert rate["interval_95"] == pytest.approx([low, high], abs=1e-4)
-        assert (rate["passed"], rate["items"], rate["rate"]) == (passed, items, round(passed / items, 4))
+        found = rate([True] * passed + [False] * (items - passed))
+        assert found["interval_95"] == pytest.approx([low, high], abs=1e-4)
+        assert (found["passed"], found["items"], found["rate"]) == (passed, items, round(passed / items, 4))
     assert "usable    1 of 1 pass every hard check: 100% (95% interval 21% to 100%)" in summary_text(
         summarize([item()])
     )
@@ -154,7 +154,7 @@ def test_the_command_prints_the_figures_and_where_all_of_them_are(tmp_path: Path
     )
     assert done.returncode == 0, done.stderr
     starts = [line.split()[0] for line in done.stdout.splitlines()]
-    assert starts == ["form", "usable", "checks", "similarity", "files"]
+    assert starts == ["form", "usable", "checks", "grounding", "grounding", "similarity", "files"]
     assert done.stdout.splitlines()[-1].endswith("scores.json")
 
 

@@ -36,6 +36,13 @@ def test_a_question_holds_input_prompt_text_parts_and_counts_and_is_read_back_as
         assert again == made and again.to_dict() == entry
 
 
+def test_a_question_says_what_it_takes_over_from_each_passage() -> None:
+    passage = "线粒体是细胞进行有氧呼吸的主要场所，为生命活动提供能量。"
+    text = TEXT.replace("下列正确的是", "线粒体是细胞进行有氧呼吸的主要场所。据此，下列正确的是")
+    entry = written(Record("r", "生物", "单选题", "细胞是基本单位。", passage), text).to_dict()
+    assert entry["taken_over"] == {"课本内容": [], "课外内容": ["线粒体是细胞进行有氧呼吸的主要场所"]}
+
+
 def test_a_record_without_difficulty_topic_and_question_leaves_them_out() -> None:
     entry = written(Record("r", "生物", "单选题", "细胞。")).to_dict()
     assert not {"difficulty", "topic"} & entry.keys()

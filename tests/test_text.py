@@ -13,20 +13,22 @@ from gaokao.text import (
     LEAK_BOUND,
     Pair,
     answer_texts,
+    bare,
     columns,
     containment,
     fold,
     formulas,
     images,
     leak_share,
-    longest_common_substring,
     near_duplicates,
     near_duplicates_across,
     normalize,
     pad,
     parse_key,
+    shared_spans,
     split_options,
     split_set,
+    without,
 )
 
 OPTIONS = "A．生态系统的能量可以循环利用\nB．分解者只能是细菌\nC．食物链通常从生产者开始\nD．消费者不参与物质循环"
@@ -75,15 +77,26 @@ def test_key_letters_are_read_through_punctuation() -> None:
     assert parse_key("") == ""
 
 
-def test_the_longest_common_substring_is_that_of_brute_force() -> None:
-    chance = random.Random(3)
-    for _ in range(200):
-        first, second = ("".join(chance.choices("甲乙丙", k=chance.randint(0, 12))) for _ in range(2))
-        runs = {first[a:b] for a in range(len(first)) for b in range(a, len(first) + 1)} | {""}
-        expected = max(len(run) for run in runs if run in second)
-        found = longest_common_substring(first, second)
-        assert len(found) == expected and found in first and found in second
-        assert found == next((run for a in range(len(first)) if (run := first[a : a + expected]) in second), "")
+def test_shared_spans_are_those_of_brute_force() -> None:
+    draw = random.Random(5)
+    for _ in range(500):
+        text, source = ("".join(draw.choices("甲乙丙", k=draw.randint(0, 30))) for _ in range(2))
+        least = draw.randint(2, 5)
+        covered = {
+            place
+            for start in range(len(text) - least + 1)
+            if text[start : start + least] in source
+            for place in range(start, start + least)
+        }
+        spans = shared_spans(text, source, least)
+        assert {place for start, end in spans for place in range(start, end)} == covered
+        assert spans == sorted(spans) and all(end - start >= least for start, end in spans)
+        rest = without(text, spans)
+        assert rest.replace(" ", "") == "".join(letter for place, letter in enumerate(text) if place not in covered)
+
+
+def test_formulas_do_not_make_texts_alike() -> None:
+    assert bare("由$\\frac{\\mathrm{Na}}{2}$，Ｘ为 0.5") == "由na2x为05"
 
 
 def test_formulas_are_those_of_their_plain_definition() -> None:

@@ -1,0 +1,130 @@
+"""Whether questions are made from their passages: own passage first, beside chance, copying, and what is taken over.
+
+A question is compared with its own passage and with those of all other items of its subject. How often its own is the
+nearest says how far a set depends on what it was given. Copying reaches that too, so the figure also stands with the
+verbatim spans taken out, and beside a baseline that pastes the outside passage as the question.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from gaokao.checks import SPAN, Item
+from gaokao.metrics import rate
+from gaokao.records import PASSAGES, SUBJECTS, TEXTBOOK
+from gaokao.text import bare, shared_spans, without
+
+GRAMS = (2, 4)
+# With fewer items of a subject there is hardly a wrong passage to be nearer to.
+LEAST_ITEMS = 3
+# Of a larger subject the first ones: the time grows with their square.
+MOST_ITEMS = 5_000
+ROWS_AT_ONCE = 500
+# Passage -> subject or `all` -> own_first, without_spans, pasted (see `metrics.rate`), chance, above_chance.
+Grounding = dict[str, dict[str, dict[str, Any]]]
+
+
+def grounding(items: Sequence[Item]) -> Grounding:
+    """Own passage first for 课本内容 and 课外内容 apart: by subject, and `all` subjects pooled.
+
+    `own_first` is a rate of items; `without_spans` the same with the verbatim spans of the own passage taken out of the
+    question; `pasted` with 课外内容 in place of the question (of 课外内容 itself it would be all, so nothing is counted);
+    `chance` is one in the items of a subject; `above_chance` says whether the interval of `own_first` lies above it.
+    Subjects with fewer than `LEAST_ITEMS` items that have the passage are left out.
+    """
+    found: Grounding = {}
+    for name in PASSAGES:
+        members = {
+            subject: [item for item in items if item.subject == subject and item.question and _passage(item, name)]
+            for subject in SUBJECTS
+        }
+        flags = {
+            subject: _flags(group[:MOST_ITEMS], name) for subject, group in members.items() if len(group) >= LEAST_ITEMS
+        }
+        rows = {subject: _row([those]) for subject, those in flags.items()}
+        found[name] = rows | ({"all": _row([*flags.values()])} if len(rows) > 1 else {})
+    return found
+
+
+def _passage(item: Item, name: str) -> str:
+    return item.textbook if name == TEXTBOOK else item.outside
+
+
+class _Flags(NamedTuple):
+    own_first: list[bool]
+    without_spans: list[bool]
+    pasted: list[bool]
+
+
+def _flags(group: Sequence[Item], name: str) -> _Flags:
+    passages = [bare(_passage(item, name)) for item in group]
+    questions = [bare(item.question) for item in group]
+    rest = [without(q, shared_spans(q, p, SPAN)) for q, p in zip(questions, passages, strict=True)]
+    pasted = [bare(item.outside) or None for item in group] if name == TEXTBOOK else []
+    return _Flags(own_first(questions, passages), own_first(rest, passages), own_first(pasted, passages))
+
+
+def _row(groups: Sequence[_Flags]) -> dict[str, Any]:
+    own, rest, pasted = (rate([flag for flags in groups for flag in flags[column]]) for column in range(3))
+    # A group's chance level is one in its items, so that of all items is groups / items.
+    chance = round(len(groups) / own["items"], 4) if own["items"] else None
+    above = chance is not None and own["interval_95"][0] > chance
+    return {"own_first": own, "without_spans": rest, "pasted": pasted, "chance": chance, "above_chance": above}
+
+
+def own_first(texts: Sequence[str | None], passages: Sequence[str]) -> list[bool]:
+    """For each text that is there, whether the passage at its place is nearer to it than every other one.
+
+    Nearness is the cosine of TF-IDF over character 2-4-grams (Salton and Buckley 1988), fitted on the passages. Equal
+    passages are one; an empty text is near to none.
+    """
+    # scikit-learn takes a second to import: whoever only asks for help should not wait for it.
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    there = [(text, passage) for text, passage in zip(texts, passages, strict=False) if text is not None]
+    if not there:
+        return []
+    places = {passage: place for place, passage in enumerate(dict.fromkeys(passages))}
+    vectorizer = TfidfVectorizer(analyzer="char", ngram_range=GRAMS, lowercase=False)
+    known = vectorizer.fit_transform([passage.ljust(GRAMS[0]) for passage in places])
+    flags: list[bool] = []
+    for start in range(0, len(there), ROWS_AT_ONCE):
+        some = there[start : start + ROWS_AT_ONCE]
+        similarity = (vectorizer.transform([text for text, _ in some]) @ known.T).toarray()
+        for row, (_, passage) in zip(similarity, some, strict=True):
+            own = row[places[passage]]
+            # Equal to another one is not nearer; rounding makes equal ones differ in the last digits.
+            flags.append(bool(own > 0 and (row >= own - 1e-12).sum() == 1))
+    return flags
+
+
+def note(found: Grounding) -> str:
+    """What must be said of rows that are not above chance; empty where there are none."""
+    low = []
+    for name, rows in found.items():
+        subjects = [subject for subject, row in rows.items() if not row["above_chance"]]
+        if subjects:
+            low.append(name if len(subjects) == len(rows) else f"{name} {' '.join(subjects)}")
+    if not low:
+        return ""
+    return (
+        f"not shown to be above chance: {'; '.join(low)}. Either these questions do not depend on the passage, or wording "
+        "cannot show it (a grammar rule shares none with a sentence that tests it), or the items are too few"
+    )
+
+
+def screen(found: Grounding) -> list[str]:
+    """A line for each passage: all subjects pooled, or the only one."""
+    lines = []
+    for name, rows in found.items():
+        if not rows:
+            lines.append(f"{name} not compared: no subject has {LEAST_ITEMS} items with it")
+            continue
+        row = rows["all"] if "all" in rows else next(iter(rows.values()))
+        first = row["own_first"]
+        low, high = first["interval_95"]
+        text = f"{name} own passage first {first['passed']} of {first['items']} (95% interval {low:.0%} to {high:.0%})"
+        text += f", chance {row['chance']:.0%}; without verbatim spans {row['without_spans']['passed']}"
+        if row["pasted"]["items"]:
+            text += f"; 课外内容 pasted as the question {row['pasted']['passed']} of {row['pasted']['items']}"
+        lines.append(text)
+    return lines
