@@ -12,8 +12,9 @@ from enum import Enum
 from typing import NamedTuple, Self
 
 from gaokao.prompts import Question
-from gaokao.records import CHOICE_TYPES, OUTSIDE, SECTIONS, TEXTBOOK, Record
+from gaokao.records import OUTSIDE, SECTIONS, TEXTBOOK, Record
 from gaokao.text import (
+    CHOICE_TYPES,
     OPTION_MARK,
     SPELT_OUT,
     bare,

@@ -12,7 +12,8 @@ from rapidfuzz.distance import LCSseq
 
 from gaokao.errors import shown
 from gaokao.prompts import parse
-from gaokao.records import CHOICE_TYPES, HEADER, SECTIONS, join_answers
+from gaokao.records import HEADER, SECTIONS, join_answers
+from gaokao.text import CHOICE_TYPES
 
 if TYPE_CHECKING:
     from gaokao.results import Generated

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from gaokao.errors import UserError, shown
 from gaokao.sources import FORMATS, Raw, Spec, collect_errors, read_raw, spec_text
+from gaokao.text import CHOICE_TYPES, split_options
 
 SUBJECTS = ("语文", "数学", "英语", "物理", "化学", "生物", "政治", "历史", "地理")
 TYPES = ("单选题", "多选题", "填空题", "主观题")
-CHOICE_TYPES = ("单选题", "多选题")
 TYPE_ALIASES = {"大题": "主观题", "解答题": "主观题", "简答题": "主观题"}
 DIFFICULTIES = ("基础", "中档", "压轴")
 DIFFICULTY_ALIASES = {"易": "基础", "容易": "基础", "中": "中档", "中等": "中档", "难": "压轴", "困难": "压轴"}
@@ -217,9 +217,6 @@ def _with_options(question: str, options: dict[str, str], kind: str, errors: lis
     given = [letter for letter, text in options.items() if text]
     if not given or not question:
         return question
-    # That room knows what a record is, so it cannot be imported before this one is complete.
-    from gaokao.text import split_options
-
     wanted = list(options)[: len(given)]
     if given != wanted:
         gap = next(letter for letter in wanted if letter not in given)

@@ -8,9 +8,10 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from gaokao.records import CHOICE_TYPES, Record
+if TYPE_CHECKING:
+    from gaokao.records import Record
 
 # Two questions whose 5-grams overlap this much are one question with other numbers: the 139 such pairs among the real
 # items all come from one year, mostly the two mathematics papers.
@@ -28,6 +29,8 @@ FEW_GRAMS = 32
 
 
 LETTERS = "ABCDEFGH"
+# The types of question that have options.
+CHOICE_TYPES = ("单选题", "多选题")
 
 
 class Pair(NamedTuple):
@@ -348,7 +351,7 @@ def split_set(question: str, count: int) -> tuple[int, list[str]] | None:
     return None
 
 
-def answer_texts(record: Record) -> tuple[str, ...]:
+def answer_texts(record: "Record") -> tuple[str, ...]:
     """What a passage must not contain: the keyed options' texts, each blank's filling, or the written answer as a whole.
 
     Empty where nothing can be measured: a shorter text occurs by chance, and the key letters of a set name no options
@@ -372,6 +375,6 @@ def _answer_texts(kind: str, question: str, answers: tuple[str, ...]) -> tuple[s
     return tuple(text for text in texts if len(normalize(text)) >= LEAK_SHORTEST)
 
 
-def leak_share(record: Record, *passages: str) -> float:
+def leak_share(record: "Record", *passages: str) -> float:
     """How much of the answer the passages contain together, by `containment`: 0 to 1; a leak above LEAK_BOUND."""
     return max((containment(text, passages) for text in answer_texts(record)), default=0.0)

@@ -32,10 +32,10 @@ from typing import Any
 
 from gaokao.checks import CHECKS, Item, Outcome
 from gaokao.errors import UserError, elsewhere, faults_text, run_script
-from gaokao.records import CHOICE_TYPES, OUTSIDE, SUBJECTS, TEXTBOOK, Record, parse_record
+from gaokao.records import OUTSIDE, SUBJECTS, TEXTBOOK, Record, parse_record
 from gaokao.runs import make_folder, write_text
 from gaokao.sources import Raw
-from gaokao.text import near_duplicates, normalize, pad, split_options
+from gaokao.text import CHOICE_TYPES, near_duplicates, normalize, pad, split_options
 from gaokao_data.exam_print import DAMAGE, SET, clean_item
 from gaokao_data.related_passages import MODES, SEED, add_passages, measure_passages
 

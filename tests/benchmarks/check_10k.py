@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gaokao.records import CHOICE_TYPES, OUTSIDE, TEXTBOOK, Record, load_records
-from gaokao.text import split_options
+from gaokao.records import OUTSIDE, TEXTBOOK, Record, load_records
+from gaokao.text import CHOICE_TYPES, split_options
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RECORDS, SECONDS, MEGABYTES = 10_000, 60.0, 1024.0

@@ -27,7 +27,8 @@ from gaokao.checks import Item, Outcome, run_checks, usable
 from gaokao.generation import Completion, generate, generation_config
 from gaokao.models import choose_base, load_base, prompt_ids
 from gaokao.prompts import Message, parse, prepare_input
-from gaokao.records import CHOICE_TYPES, OUTSIDE, TEXTBOOK, Record, load_records
+from gaokao.records import OUTSIDE, TEXTBOOK, Record, load_records
+from gaokao.text import CHOICE_TYPES
 
 SHIPPED = "shipped"
 PASSAGE_CHARS = 250

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from gaokao.checks import CHECKS, Item, Outcome, run_checks, usable
 from gaokao.prompts import parse
-from gaokao.records import CHOICE_TYPES, SUBJECTS, TYPES, Record, load_records
-from gaokao.text import split_options
+from gaokao.records import SUBJECTS, TYPES, Record, load_records
+from gaokao.text import CHOICE_TYPES, split_options
 from tests.benchmarks.calibrate_checks import read_items
 from tests.fuzz.tally import Tally
 
