@@ -25,6 +25,7 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gaokao.checks import Item
 from gaokao.endpoint import (
     CONCURRENCY,
     GIVE_UP_AFTER,
@@ -40,8 +41,19 @@ from gaokao.endpoint import (
     read_key,
 )
 from gaokao.errors import Interrupted, UserError, faults_text, run_script
+from gaokao.grounding import grounding, screen
 from gaokao.prompts import Message
-from gaokao.records import CHAT_MARKER, HEADER, LEAKS, OUTSIDE, TEXTBOOK, Record, join_answers, parse_record
+from gaokao.records import (
+    CHAT_MARKER,
+    HEADER,
+    LEAKS,
+    OUTSIDE,
+    TEXTBOOK,
+    Record,
+    join_answers,
+    load_records,
+    parse_record,
+)
 from gaokao.runs import Journal, write_json, write_text
 from gaokao.sources import FORMATS, collect_errors, read_raw
 from gaokao.text import LEAK_BOUND, leak_share
@@ -60,9 +72,9 @@ Ctrl-C. What is finished is always kept.
 """
 
 # Part of the key of a result: raise it with the wording below, or results of the old wording pass for new ones.
-PROMPT_VERSION = 1
+PROMPT_VERSION = 2
 SYSTEM = "你是高中教材和科普读物的编者，文字准确、平实，严格按要求的格式作答。"
-TASK = """下面是一道高考{subject}{type}，只用来确定选题范围。
+TASK = """下面是一道高考{subject}{type}。请写出命制这道题所依据的两段材料：读了它们的命题人，正好能命制出这一道题。
 
 【题目】
 {question}
@@ -73,15 +85,14 @@ TASK = """下面是一道高考{subject}{type}，只用来确定选题范围。
 【解析】
 {analysis}
 
-请围绕它所考查的知识写两段互相独立的文字：
-课本内容，用教科书的口吻，讲清有关的概念、原理、方法或史实；
-课外内容，用新闻报道或研究介绍的口吻，写一个与这些知识有关的现实情境。
+课本内容：用教科书的口吻，讲清解答这道题所需的概念、原理、方法或史实，写成一般性的知识，不涉及题中的具体情境；
+课外内容：这道题取材的来源，如史料、报道、实验记录、数据或诗文片段。题干自带材料的，写出包含这些人物、地点、事件、数据的原始材料；题干不带材料的，写一段与题中对象相同的真实情境。
 
 要求：
 1. 每段80到300字（英文按词计），自成一体，各写成一个段落，不分点，不加小标题。
 2. 不得给出答案：不出现答案或正确选项的原话，不写出这道题的结论、计算结果和推理过程。
-3. 不得引用或改写题干、选项和所给材料中的句子，不提“本题”“题目”“选项”。
-4. 内容真实，不编造人名、机构和数据；英语科目用英文写，其他科目用中文写，公式用LaTeX。
+3. 不出现任何选项和设问，不提“本题”“题目”“选项”“材料”。
+4. 内容真实，题中没有的人名、机构和数据不编造；英语科目用英文写，其他科目用中文写，公式用LaTeX。
 
 只输出下面两部分，标题照写，此外不要任何文字：
 课本内容：……
@@ -425,6 +436,8 @@ def report(summary: Summary, out: Path) -> str:
     if summary.set_aside:
         lines.append(f"aside     the earlier {out.name} held other passages; it is now {summary.set_aside}")
     if summary.written + summary.reused + summary.kept:
+        items = [Item.from_record(record) for record in load_records(out)]
+        lines += [f"grounding {line}" for line in screen(grounding(items))]
         lines.append(f"written   {out}")
     return "\n".join(lines)
 

@@ -131,7 +131,7 @@ def test_the_prompt_shows_question_answer_and_analysis_and_forbids_the_answer(
         "第0题",
         "叶绿体是光合作用的场所",
         "不得给出答案",
-        "不得引用",
+        "正好能命制出这一道题",
         "80到300字",
         "课本内容：",
         "课外内容：",
@@ -144,7 +144,7 @@ def test_the_prompt_shows_question_answer_and_analysis_and_forbids_the_answer(
 def test_the_wording_of_the_prompt_belongs_to_its_version() -> None:
     wording = module.SYSTEM + module.TASK + module.MALFORMED_NOTE + module.LEAK_NOTE
     digest = hashlib.sha256(wording.encode()).hexdigest()[:12]
-    assert (module.PROMPT_VERSION, digest) == (1, "65053adb60e0"), (
+    assert (module.PROMPT_VERSION, digest) == (2, "6f9948c08cf7"), (
         "the wording changed: raise PROMPT_VERSION, note the digest"
     )
 
@@ -548,6 +548,8 @@ def test_the_key_is_sent_and_written_nowhere(
     assert "r5: HTTP 400: odd: Bearer ***" in printed.err and "5 written" in printed.out and "1 failed" in printed.out
     assert all(seen.headers["authorization"] == f"Bearer {KEY}" for seen in server.seen)
     assert not any("another-endpoint" in str(seen.headers) for seen in server.seen)
+    # Five answers alike: no passage is nearer than another.
+    assert "grounding 课本内容 own passage first" in printed.out and "grounding 课外内容" in printed.out
     for text in (printed.out, printed.err, *(path.read_text("utf-8") for path in tmp_path.iterdir())):
         assert KEY not in text
 
