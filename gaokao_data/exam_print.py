@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median
 
-from gaokao.text import CHOICE_TYPES, columns, normalize, option_run, split_options, split_set
+from gaokao.records import CHOICE_TYPES
+from gaokao.text import columns, normalize, option_run, split_options, split_set
 
 # Several single-choice questions about one text. The records are 单选题 with a list of answers; the name of its own lets
 # `--types 单选题` select items with one answer only.
@@ -193,7 +194,7 @@ def clean_text(text: str, width: int) -> str:
 
 _MARKS = r"[（(\[【〔]\s*(?:本题|本小题|每小题|每题)?\s*(?:满分|共)?\s*\d{1,3}(?:\.\d)?\s*分\s*[）)\]】〕]"
 _TITLES = (
-    r"现代文阅读|论述类文本阅读?|文学类文本阅读|实用类文本阅读|名[篇句]名[句篇]默写|语言文字运用\s*[ⅠⅡⅢI1-9]*|短文改错|解答题|选择题|"
+    r"现代文阅读|论述类文本阅读?|文\s*学\s*类文本阅读|实用类文本阅读|名[篇句]名[句篇]默写|语言文字运用\s*[ⅠⅡⅢI1-9]*|短文改错|解答题|选择题|"
     r"古代诗文阅读|古代诗歌阅读|文言文阅读|短文填空|完形填空|书面表达"
 )
 _HEADS = tuple(

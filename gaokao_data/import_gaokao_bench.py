@@ -6,9 +6,10 @@
         --max-chars 900 --limit-train 300 --limit-test 48
 
 Writes train.json (years before --test-from-year) and test.json (the others). Each item read is imported, or counted in
-the printed table under the reason why not. The benchmark has no passages: related builds 课本内容 from the 解析 of other
-items of the subject and of earlier years, own takes that of the item, which gives the answer away, none leaves it empty.
-单选题组 are several 单选题 about one text. Files that an import did not write, or that were changed since, are never
+the printed table under the reason why not. The benchmark has no passages: `--passages material` takes as 课外内容 the
+material that a stem brings along, and as 课本内容 what the 解析 says of the matter in general, without what gives the key
+away; test items take it from the 解析 of training items and their own. Where there is none, a passage is empty; `none`
+leaves all empty. 单选题组 are several 单选题 about one text. Files that an import did not write, or that were changed since, are never
 overwritten.
 
 Exit code 0; 1 where some files could not be read (the others are imported); 2 for a wrong command line, a folder that
@@ -32,18 +33,21 @@ from typing import Any
 
 from gaokao.checks import CHECKS, Item, Outcome
 from gaokao.errors import UserError, elsewhere, faults_text, run_script
-from gaokao.records import OUTSIDE, SUBJECTS, TEXTBOOK, Record, parse_record
+from gaokao.grounding import grounding
+from gaokao.records import CHOICE_TYPES, LEAKS, OUTSIDE, PASSAGES, SUBJECTS, TEXTBOOK, Record, parse_record
 from gaokao.runs import make_folder, write_text
 from gaokao.sources import Raw
-from gaokao.text import CHOICE_TYPES, near_duplicates, normalize, pad, split_options
+from gaokao.text import near_duplicates, normalize, pad, split_options
+from gaokao_data.exam_material import material
 from gaokao_data.exam_print import DAMAGE, SET, clean_item
-from gaokao_data.related_passages import MODES, SEED, add_passages, measure_passages
+from gaokao_data.related_passages import SEED, add_textbook, measure_passages
 
 KINDS = ("单选题", SET, "多选题", "填空题", "主观题")
 TEST_FROM_YEAR = 2021
 WRITTEN = ("train.json", "test.json")
 CHECKSUMS = ".imported_sha256"
-PASSAGE_CHARS = (100, 400)
+MODES = ("material", "none")
+PASSAGE_CHARS = (40, 400)
 
 # Answers of models lie in the same folders as `gemini-pro_2010-2022_...`: a data file begins with its years.
 FILE_NAME = re.compile(r"^(?P<years>\d{4}(?:-\d{4})?)_(?P<name>.+)\.json$")
@@ -250,7 +254,7 @@ def import_bench(
     source: Path,
     *,
     test_from_year: int = TEST_FROM_YEAR,
-    passages: str = "related",
+    passages: str = "material",
     passage_chars: tuple[int, int] = PASSAGE_CHARS,
     types: Sequence[str] = KINDS,
     subjects: Sequence[str] = SUBJECTS,
@@ -264,8 +268,13 @@ def import_bench(
         UserError: `source` is not GAOKAO-Bench, or none of its files could be read.
     """
     result = Import()
-    records = with_unique_ids(drop_duplicates(read_items(source, result), result))
-    for record in add_passages(records, passages, passage_chars):
+    records = read_items(source, result)
+    if passages == "material":
+        records = [replace(record, outside=material(record)) for record in records]
+    records = with_unique_ids(drop_duplicates(records, result))
+    if passages == "material":
+        records = add_textbook(records, test_from_year, passage_chars)
+    for record in records:
         if kind_of(record) not in types:
             result.dropped["filtered: --types"] += 1
         elif record.subject not in subjects:
@@ -308,11 +317,17 @@ def read_items(root: Path, result: Import) -> list[Record]:
 
 
 def drop_duplicates(records: list[Record], result: Import) -> list[Record]:
-    """The records by year and then in the order given, without near-duplicates of earlier ones."""
+    """The records by year and then in the order given, without near-duplicates of earlier ones.
+
+    Items of one year may share their material; in later years it is used up.
+    """
     records = sorted(records, key=lambda record: int(record.extra["year"]))
     twins: dict[int, list[int]] = defaultdict(list)
     for pair in near_duplicates([record.question for record in records]):
         twins[pair.second].append(pair.first)
+    for pair in near_duplicates([record.outside for record in records]):
+        if records[pair.first].extra["year"] < records[pair.second].extra["year"]:
+            twins[pair.second].append(pair.first)
     kept: dict[int, Record] = {}
     for number, record in enumerate(records):
         if not any(other in kept for other in twins[number]):
@@ -334,14 +349,14 @@ def with_unique_ids(records: list[Record]) -> list[Record]:
 def spread(records: list[Record], limit: int) -> list[Record]:
     """At most `limit` records, spread evenly over their subjects; within one, drawn with a fixed seed.
 
-    Records with a passage are drawn first. The order of the result is that of `records`.
+    Records with more passages are drawn first. The order of the result is that of `records`.
     """
     queues: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         queues[record.subject].append(record)
     for subject, queue in queues.items():
         random.Random(f"{SEED} {subject}").shuffle(queue)
-        queue.sort(key=lambda record: not record.textbook)
+        queue.sort(key=lambda record: (record.textbook == "") + (record.outside == ""))
     turns = zip_longest(*(queues[subject] for subject in SUBJECTS))
     drawn = [record.id for turn in turns for record in turn if record is not None]
     chosen = set(drawn[:limit])
@@ -376,21 +391,33 @@ def report(result: Import) -> str:
 
 
 def passage_report(result: Import) -> str:
-    """How many items have a passage, how long, and how much of the answers stands in the passages."""
-    lines = []
-    for name, part in (("train", result.train), ("test", result.test)):
-        lengths = sorted(len(record.textbook) for record in part if record.textbook)
-        if not lengths:
-            lines.append(f"passages, {name}: none")
-            continue
-        shares = measure_passages(part)
-        lines += [
-            f"passages, {name}: {len(lengths)} of {len(part)} items, {lengths[0]}-{lengths[-1]} characters, "
-            f"median {median(lengths):.0f}; empty: {len(part) - len(lengths)}",
-            f"  share of the answer's 8-grams in the passage ({len(shares)} items): {_figures([own for own, _ in shares])}",
-            f"  in a random passage of the subject (chance level): {_figures([chance for _, chance in shares])}",
-        ]
-    return "\n".join(lines)
+    """The passages by subject: how many, how long, how often nearest to their question; and what they give away."""
+    records = [*result.train, *result.test]
+    found = grounding([Item.from_record(record) for record in records])
+    # Where one subject only could be compared, it is all.
+    rows = {name: {"all": next(iter(of.values()), None)} | of for name, of in found.items()}
+    lines = [pad("passages", 25) + "".join(pad(f"{name}: items, median length, own first", 44) for name in PASSAGES)]
+    for subject in (*SUBJECTS, "all"):
+        part = [record for record in records if subject in (record.subject, "all")]
+        cells = (pad(_passages(part, name, rows[name].get(subject)), 44) for name in PASSAGES)
+        lines += [pad(subject, 25) + "".join(cells)] if part else []
+    shares = measure_passages(records)
+    lines += [
+        f"answers' 8-grams in 课本内容 ({len(shares)} items): {_figures([own for own, _ in shares])}",
+        f"  in a random one of the subject (chance level): {_figures([chance for _, chance in shares])}",
+        f'marked "{LEAKS}": true, as the material holds the answer (reading, translation): '
+        f"{sum(LEAKS in record.extra for record in records)}",
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _passages(records: Sequence[Record], name: str, row: dict[str, Any] | None) -> str:
+    """Number, median length in characters, and own passage first with its chance level."""
+    lengths = [len(text) for record in records if (text := record.textbook if name == TEXTBOOK else record.outside)]
+    if not lengths:
+        return "-"
+    first = f"{row['own_first']['rate']:.0%} (chance {row['chance']:.1%})" if row else "too few"
+    return f"{len(lengths)} of {len(records)}, {median(lengths):.0f}, {first}"
 
 
 def _figures(shares: list[float]) -> str:
@@ -412,8 +439,15 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("source", metavar="SRC", type=Path, help="a copy of GAOKAO-Bench, the folder that holds Data/")
     add("--out", metavar="DIR", type=Path, required=True, help="folder for train.json and test.json")
     add("--test-from-year", metavar="YEAR", type=int, default=TEST_FROM_YEAR, help="default: %(default)s")
-    add("--passages", choices=MODES, default="related", help="default: %(default)s")
-    add("--passage-chars", metavar=("MIN", "MAX"), type=int, nargs=2, default=PASSAGE_CHARS, help="default: 100 400")
+    add("--passages", choices=MODES, default="material", help="default: %(default)s")
+    add(
+        "--passage-chars",
+        metavar=("MIN", "MAX"),
+        type=int,
+        nargs=2,
+        default=PASSAGE_CHARS,
+        help="length of 课本内容; default: 40 400",
+    )
     add("--types", metavar="TYPE", nargs="+", choices=KINDS, default=KINDS, help=f"default: {' '.join(KINDS)}")
     add("--subjects", metavar="NAME", nargs="+", choices=SUBJECTS, default=SUBJECTS, help="default: all nine")
     add("--max-chars", metavar="N", type=int, help="maximum length of question, answer and 解析 together")

@@ -320,28 +320,81 @@ def test_the_split_is_by_year_and_near_duplicates_stay_on_one_side(root: Path) -
     assert near_duplicates_across(train, test) == []
 
 
-def test_related_passages_come_from_earlier_items_and_read_as_exposition(root: Path) -> None:
-    result = bench.import_bench(root, passage_chars=(20, 120))
+TOLD = "1931年春，某县的布商联名上书，说洋布的价格不及土布的一半，织户纷纷停机。县署派人查访，所得与呈文相同。"
+
+
+def told(year: int, text: str, right: str, why: str, wrong: str = "官府鼓励进口") -> dict[str, Any]:
+    """A choice item that brings its material along."""
+    options = f"A．{wrong}的政策\nB．{right}\nC．{wrong}的结果\nD．{wrong}的意图\n"
+    return choice(
+        year, "", right, why, question=f"7．（4分）{text}这反映出（ ）\n{options}", analysis=f"B、{why}，B正确；\n"
+    )
+
+
+WHY = "机器生产的效率远高于手工劳动，工业革命以后各国的家庭手工业者在竞争中往往处于不利的地位"
+
+
+def test_the_material_of_a_stem_is_the_outside_passage_and_its_analysis_the_textbook_one(root: Path) -> None:
+    save(root, "2010-2022_History_MCQs", [told(2012, TOLD, "手工棉纺走向衰落", WHY)])
+    result = bench.import_bench(root)
     records = {record.id: record for record in [*result.train, *result.test]}
-    first, *others = records.values()
-    assert (first.textbook, first.extra["passage_source"]) == ("", {"mode": "related"})
-    for record in others:
-        assert 20 <= len(record.textbook) <= 120
-        assert record.textbook.endswith("。")
-        ids = record.extra["passage_source"]["items"]
-        assert ids and all(records[source].extra["year"] < record.extra["year"] for source in ids)
+    row = records["2012-history-mcq-000"].to_dict()
+    assert (row["课外内容"], row["课本内容"]) == (TOLD, WHY + "。")
+    assert row["question"].startswith(TOLD + "这反映出（　）")
+    assert row["passage_source"] == {"mode": "material", "items": ["2012-history-mcq-000"]}
+    assert FACTS[6][3] in records["2021-biology-mcq-006"].textbook
+    assert [record.id for record in records.values() if record.outside] == ["2012-history-mcq-000"]
+    sides = {record.id for record in result.train}
+    for record in records.values():
+        assert set(record.extra["passage_source"]["items"]) <= sides | {record.id}
         assert not any(word in record.textbook for word in ("正确", "错误", "故选", "A、", "B、", "本题", "选项"))
 
 
-def test_own_passages_are_marked_as_leaking_and_none_are_empty(root: Path) -> None:
-    own = bench.import_bench(root, passages="own").train[0]
-    row = own.to_dict()
-    assert FACTS[0][3] in row["课本内容"]
-    assert row["leaks"] is True
-    assert row["passage_source"] == {"mode": "own", "items": [own.id]}
-    empty = bench.import_bench(root, passages="none").train[0].to_dict()
-    assert (empty["课本内容"], empty["课外内容"], empty["passage_source"]) == ("", "", {"mode": "none"})
-    assert "leaks" not in empty
+def test_a_material_used_up_in_an_earlier_year_comes_no_second_time(root: Path) -> None:
+    save(
+        root,
+        "2010-2022_History_MCQs",
+        [
+            told(2012, TOLD, "手工棉纺走向衰落", WHY),
+            told(2012, TOLD, "中外贸易日益频繁", WHY, "沿海与内地之间运输条件的显著改善"),
+            told(2021, TOLD, "洋货改变衣着习惯", WHY, "乡村妇女不再以纺织补贴家用的风气"),
+        ],
+    )
+    result = bench.import_bench(root)
+    assert [record.id for record in result.train if record.outside] == ["2012-history-mcq-000", "2012-history-mcq-001"]
+    assert [record.outside for record in result.test] == ["", ""]
+    assert result.dropped["near-duplicate"] == 1
+
+
+def test_without_passages_they_are_empty(root: Path) -> None:
+    save(root, "2010-2022_History_MCQs", [told(2012, TOLD, "手工棉纺走向衰落", WHY)])
+    result = bench.import_bench(root, passages="none")
+    rows = [record.to_dict() for record in result.train]
+    assert len(rows) == 7 and all(row["课本内容"] == row["课外内容"] == "" for row in rows)
+    assert "passage_source" not in rows[0]
+    assert "all                      -" in bench.passage_report(result)
+
+
+def test_the_figures_of_the_passages_stand_by_subject(root: Path) -> None:
+    texts = [TOLD, TOLD.replace("布", "茶").replace("织户", "茶农").replace("1931年春", "1887年秋天")]
+    texts.append(
+        "宋代的州县学堂多设在孔庙旁边。学田的租米供给教师与学生的饭食，遇到荒年则由乡里富户捐助，历代相沿不改。"
+    )
+    save(
+        root,
+        "2010-2022_History_MCQs",
+        [
+            told(2012 + n, text, right, f"{right}是市场不断扩大的结果，也是生产工具长期改进的结果")
+            for n, (text, right) in enumerate(zip(texts, ["织布业的衰落", "茶业的衰落", "学堂的兴起"], strict=True))
+        ],
+    )
+    report = bench.passage_report(bench.import_bench(root))
+    (history,) = (line for line in report.splitlines() if line.startswith("历史"))
+    assert history.split(maxsplit=1)[1].split("  ")[-1].strip() == "3 of 3, 53, 100% (chance 33.3%)"
+    (everything,) = (line for line in report.splitlines() if line.startswith("all"))
+    assert everything.endswith("3 of 11, 53, 100% (chance 33.3%)")
+    assert "数学" not in report
+    assert "as the material holds the answer (reading, translation): 0" in report
 
 
 # --- filters --------------------------------------------------------------------------------------------------------
@@ -399,11 +452,15 @@ def test_numbers_out_of_range_and_short_flags_are_refused(
     assert said in capsys.readouterr().err
 
 
-def test_a_small_set_prefers_items_with_a_passage(root: Path) -> None:
-    result = bench.import_bench(root, passage_chars=(20, 120))
-    assert [record.textbook == "" for record in result.train] == [True] + [False] * 5
-    assert all(record.textbook for record in bench.spread(result.train, 5))
-    assert bench.spread(result.train, 9) == result.train
+def test_a_small_set_prefers_items_with_passages(root: Path) -> None:
+    bare = choice(2014, "样方法调查种群密度", "样方要随机选取", "随机取样", analysis="随机取样。\n故选： B．\n")
+    save(root, "2014_Biology_MCQs", [bare, told(2014, TOLD, "手工棉纺走向衰落", WHY)], "GAOKAO-Bench-2014")
+    train = bench.import_bench(root).train
+    given = [bool(record.textbook) + bool(record.outside) for record in train]
+    assert (given.count(2), given.count(0)) == (1, 2)
+    assert [record.id for record in bench.spread(train, 1)] == ["2014-biology-mcq-001"]
+    assert all(record.textbook for record in bench.spread(train, len(train) - 2))
+    assert bench.spread(train, 9) == train
 
 
 # --- what is not overwritten ----------------------------------------------------------------------------------------
