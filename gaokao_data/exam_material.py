@@ -2,8 +2,8 @@
 
 import re
 
-from gaokao.records import CHOICE_TYPES, Record
-from gaokao.text import option_run, split_set
+from gaokao.records import Record
+from gaokao.text import CHOICE_TYPES, option_run, split_set
 from gaokao_data.exam_print import BLANK, EMPTY_PARENTHESES, HAN, MATH
 
 # Shorter ones are a name or a condition rather than a text from which something could be asked.

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median
 
-from gaokao.records import CHOICE_TYPES
-from gaokao.text import columns, normalize, option_run, split_options, split_set
+from gaokao.text import CHOICE_TYPES, columns, normalize, option_run, split_options, split_set
 
 # Several single-choice questions about one text. The records are 单选题 with a list of answers; the name of its own lets
 # `--types 单选题` select items with one answer only.

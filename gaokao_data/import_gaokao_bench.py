@@ -34,10 +34,10 @@ from typing import Any
 from gaokao.checks import CHECKS, Item, Outcome
 from gaokao.errors import UserError, elsewhere, faults_text, run_script
 from gaokao.grounding import grounding
-from gaokao.records import CHOICE_TYPES, LEAKS, OUTSIDE, PASSAGES, SUBJECTS, TEXTBOOK, Record, parse_record
+from gaokao.records import LEAKS, OUTSIDE, PASSAGES, SUBJECTS, TEXTBOOK, Record, parse_record
 from gaokao.runs import make_folder, write_text
 from gaokao.sources import Raw
-from gaokao.text import near_duplicates, normalize, pad, split_options
+from gaokao.text import CHOICE_TYPES, near_duplicates, normalize, pad, split_options
 from gaokao_data.exam_material import material
 from gaokao_data.exam_print import DAMAGE, SET, clean_item
 from gaokao_data.related_passages import SEED, add_textbook, measure_passages
@@ -395,11 +395,11 @@ def passage_report(result: Import) -> str:
     records = [*result.train, *result.test]
     found = grounding([Item.from_record(record) for record in records])
     # Where one subject only could be compared, it is all.
-    rows = {name: {"all": next(iter(of.values()), None)} | of for name, of in found.items()}
+    rows = {name: {"all": row} | of for name, of in found.items() for row in list(of.values())[:1]}
     lines = [pad("passages", 25) + "".join(pad(f"{name}: items, median length, own first", 44) for name in PASSAGES)]
     for subject in (*SUBJECTS, "all"):
         part = [record for record in records if subject in (record.subject, "all")]
-        cells = (pad(_passages(part, name, rows[name].get(subject)), 44) for name in PASSAGES)
+        cells = (pad(_passages(part, name, rows.get(name, {}).get(subject)), 44) for name in PASSAGES)
         lines += [pad(subject, 25) + "".join(cells)] if part else []
     shares = measure_passages(records)
     lines += [

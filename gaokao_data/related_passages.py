@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gaokao.records import CHOICE_TYPES, HEADER, LEAKS, Record
+from gaokao.records import HEADER, LEAKS, Record
 from gaokao.text import (
+    CHOICE_TYPES,
     LEAK_BOUND,
     answer_texts,
     bare,
