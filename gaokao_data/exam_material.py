@@ -26,12 +26,13 @@ _FIRST_PART = re.compile(
     r"|^[ \t]*(?:\d{1,2}\s*[.．]\s*)?A\s*[.．]|^[ \t]*①(?=[^\n]*\n[ \t]*②)",
     re.MULTILINE,
 )
+_INLINE_OPTIONS = re.compile(r"（　）\s*(?:A\s*[．.]|$)")
 _DO = r"(?:完成|回答|作答)"
 # What the paper says to whoever sits it.
 _INSTRUCTS = re.compile(
     rf"(?:[（(]?本题[^。]*|[^。]{{0,12}}阅读(?:下面|下列|以下|如下|材料|资料|图文)[^。]*|[^。]{{0,24}}(?:根据|依据|结合|阅读|按)[^。]{{0,30}}{_DO}[^。]*"
     rf"|(?:请|据此|由此|请据此)?{_DO}(?:下列|下面|以下|各|第|问题|小题|[（(])[^。]*|请?回答|根据短文内容[^。]*|选项中有两项[^。]*"
-    r"|假定[^。]*|(?:增加|删除|修改|注意)\s*[:：].*|\d[.．]\s*(?:每处错误|只允许).*|作?文中共有[^。]*|每处错误[^。]*|[A-G]|材料|读[图表])[。．：:；\s]*"
+    r"|假定[^。]*|(?:增加|删除|修改|注意)\s*[:：].*|\d[.．]\s*(?:每处错误|只允许).*|作?文中共有[^。]*|每处错误[^。]*|[A-G]|材料|读[图表]|\d{1,3})[。．：:；\s]*"
 )
 # In 语文 the text to be worked on comes behind the task.
 _TASK = re.compile(
@@ -83,6 +84,9 @@ def material(record: Record) -> str:
             units = _without_ask(units)
     while units and _instructs(units[0], record.subject):
         units.pop(0)
+    # Questions of a set that could not be told apart.
+    inside = next((number for number, unit in enumerate(units) if _INLINE_OPTIONS.search(unit)), len(units))
+    units = units[:inside]
     text = "".join(unit for unit in units if not _INSTRUCTS.fullmatch(unit.strip())).strip()
     text = _LONE_LABEL.sub("", text, count=1)
     if task := _LAST_TASK.search(text):

@@ -106,6 +106,11 @@ def test_the_text_of_a_set_is_its_material() -> None:
     assert material(item(question, "地理", "单选题", "A", "B")) == TOLD
 
 
+def test_questions_of_a_set_that_cannot_be_told_apart_are_no_material() -> None:
+    inline = "1．布市变化的共同特点是（　）A．价格上升B．价格下降C．布匹增加D．布匹减少2．主要原因是（　）A．甲乙B．丙丁C．戊己D．庚辛"
+    assert material(item(f"{TOLD}{SECOND}据此完成下面小题。{inline}", "地理", "单选题", "A", "B", "C")) == TOLD + SECOND
+
+
 def test_poems_and_texts_of_the_languages_are_material_without_their_tasks() -> None:
     poem = f"阅读下面这首宋诗，完成各题。\n{POEM}\n（1）下列对这首诗的赏析，不正确的一项是\nA．写景\nB．抒情\nC．叙事\nD．议论"
     assert written(poem, "语文") == POEM

@@ -181,6 +181,8 @@ def test_exposition_drops_verdicts_and_words_about_the_item() -> None:
         "“血糖浓度升高时胰岛活动增强”说明激素调节血糖。",
         "原因结合所学知识进行归纳概括就可以得出。",
         "甲的血糖浓度升高时胰岛的分泌活动比乙更强。",
+        "血糖的调节要从激素的分泌与靶器官的反应等方面分析。",
+        "元素 $a 、 b$ 的原子序数依次增大并且位于同一个周期。",
     ],
 )
 def test_a_sentence_that_does_not_stand_alone_is_no_exposition(sentence: str) -> None:
