@@ -9,6 +9,7 @@ from conftest import ROOT
 from gaokao.checks import SPAN, Item, taken_over
 from gaokao.grounding import LEAST_ITEMS, grounding, note, own_first, screen
 from gaokao.records import load_records
+from gaokao.text import bare
 
 TOPICS = {
     "光合作用": "叶绿体吸收光能，把二氧化碳和水合成为糖类，并且释放氧气",
@@ -43,6 +44,21 @@ def test_questions_made_from_their_passages_have_them_first_and_shuffled_ones_do
     assert row["above_chance"] is True
     row = grounding(shuffled(items))["课本内容"]["生物"]
     assert row["own_first"]["passed"] == 0 and row["above_chance"] is False
+
+
+def test_above_chance_is_said_by_the_interval_and_not_by_the_share() -> None:
+    items = [item(topic) for topic in TOPICS]
+    half = [*items[:2], *shuffled(items)[2:]]
+    row = grounding(half)["课本内容"]["生物"]
+    assert row["own_first"]["rate"] == 0.5 > row["chance"] > row["own_first"]["interval_95"][0]
+    assert row["above_chance"] is False
+
+
+def test_spans_of_twelve_characters_are_taken_out_and_shorter_ones_stay() -> None:
+    for length, expected in ((SPAN, 0), (SPAN - 1, 4)):
+        quoting = [item(topic, f"甲{bare(text)[:length]}乙？") for topic, text in TOPICS.items()]
+        row = grounding(quoting)["课本内容"]["生物"]
+        assert (row["own_first"]["passed"], row["without_spans"]["passed"]) == (4, expected)
 
 
 def test_a_pasted_passage_is_first_but_not_once_its_spans_are_out() -> None:
