@@ -28,7 +28,7 @@ def test_every_check_is_counted_where_it_applies() -> None:
     assert list(summary["checks"]) == [check.name for check in CHECKS]
     assert summary["checks"]["options"] == {"hard": True, "passed": 2, "applicable": 3}
     assert summary["checks"]["key"] == {"hard": True, "passed": 2, "applicable": 3}
-    assert summary["checks"]["copied"]["hard"] is False
+    assert summary["checks"]["latex"]["hard"] is False
     assert (summary["usable"]["passed"], summary["usable"]["items"]) == (2, 4)
 
 
@@ -63,9 +63,9 @@ def test_the_screen_names_the_three_checks_that_most_items_fail() -> None:
     failing = TEXT.replace("参考答案：B", "参考答案：乙")
     summary = summarize([item()] * 4)
     assert "checks    all passed" in summary_text(summary)
-    for number, name in enumerate(("key", "picture", "copied", "language"), 1):
+    for number, name in enumerate(("key", "picture", "latex", "language"), 1):
         summary["checks"][name] |= {"applicable": 5, "passed": 5 - number}
-    assert "worst: language 1/5, copied 2/5 (soft), picture 3/5" in summary_text(summary)
+    assert "worst: language 1/5, latex 2/5 (soft), picture 3/5" in summary_text(summary)
     assert "worst: key 0/1" in summary_text(summarize([item(failing)]))
 
 
