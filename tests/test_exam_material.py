@@ -36,6 +36,7 @@ def test_a_clause_that_asks_is_cut_off_its_sentence() -> None:
     open_end = TOLD + SECOND.removesuffix("。")
     assert material(item(f"{open_end}，这一变化说明，当地（　）{OPTIONS}")) == TOLD + SECOND
     assert material(item(f"{open_end}，其根本原因在于（　）{OPTIONS}")) == TOLD + SECOND
+    assert material(item(f"{open_end}，这表明（　）\n①布市萧条\n②织户种棉{OPTIONS}")) == TOLD + SECOND
     assert material(item(f"{TOLD}{SECOND}织户改种棉花，这是因为（　）{OPTIONS}")) == TOLD + SECOND, "too little is told"
 
 

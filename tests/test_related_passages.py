@@ -69,6 +69,14 @@ def test_no_item_draws_on_the_analysis_of_another_test_item() -> None:
     assert done["too"].textbook == SUGAR + LIGHT
 
 
+def test_of_other_items_the_nearest_comes_first() -> None:
+    stem = "植物向光弯曲生长与生长素在胚芽鞘尖端的运输"
+    nearest, further = f"{stem}有密切的关系。", "植物向光弯曲生长与重力在各个器官中有不同的关系。"
+    done = added(record("now", 2011, stem, ""), record("a", 2012, "问题", further), record("b", 2012, "问题", nearest))
+    assert done["now"].textbook.startswith(nearest)
+    assert done["now"].extra["passage_source"]["items"] == ["b", "a"]
+
+
 def test_where_nothing_related_is_found_the_passage_is_empty() -> None:
     done = added(record("a", 2012, "人体血糖平衡的调节", "本题选甲。"), record("b", 2013, "色素的提取与分离", LEAVES))
     assert (done["a"].textbook, done["a"].extra["passage_source"]) == ("", {"mode": "material", "items": []})
@@ -93,6 +101,9 @@ def test_what_states_the_key_is_taken_out_unless_the_stem_says_it_too() -> None:
 def test_a_short_key_counts_as_a_whole_and_names_in_blanks_by_shorter_runs() -> None:
     now = record("now", 2015, "能溶解多种金属的是哪种酸", SUGAR, right="硝酸")
     assert textbook(now, "硝酸具有很强的氧化性，能溶解多种金属。", LEAVES) == LEAVES
+    assert textbook(record("now", 2015, "血糖怎样变化", SUGAR, right="高"), SUGAR) == SUGAR, (
+        "one character says nothing"
+    )
     told = "血糖升高时胰岛素的分泌会随之增加。"
     assert textbook(written("胰岛素 糖原", "生物"), told, LEAVES) == LEAVES
     assert textbook(written("胰岛素分泌增加使糖原合成加快，血糖随之下降。", "历史"), told) == told
