@@ -71,7 +71,7 @@ def test_no_item_draws_on_the_analysis_of_another_test_item() -> None:
 
 def test_of_other_items_the_nearest_comes_first() -> None:
     stem = "植物向光弯曲生长与生长素在胚芽鞘尖端的运输"
-    nearest, further = f"{stem}有密切的关系。", "植物向光弯曲生长与重力在各个器官中有不同的关系。"
+    nearest, further = f"{stem}有密切的关系。", "植物向光弯曲生长与生长素在胚芽鞘两侧的分布不均有关。"
     done = added(record("now", 2011, stem, ""), record("a", 2012, "问题", further), record("b", 2012, "问题", nearest))
     assert done["now"].textbook.startswith(nearest)
     assert done["now"].extra["passage_source"]["items"] == ["b", "a"]
