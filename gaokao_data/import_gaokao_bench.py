@@ -9,8 +9,8 @@ Writes train.json (years before --test-from-year) and test.json (the others). Ea
 the printed table under the reason why not. The benchmark has no passages: `--passages material` takes as 课外内容 the
 material that a stem brings along, and as 课本内容 what the 解析 says of the matter in general, without what gives the key
 away; test items take it from the 解析 of training items and their own. Where there is none, a passage is empty; `none`
-leaves all empty. 单选题组 are several 单选题 about one text. Files that an import did not write, or that were changed since, are never
-overwritten.
+leaves all empty. 单选题组 are several 单选题 about one text. Files that an import did not write, or that were changed
+since, are never overwritten.
 
 Exit code 0; 1 where some files could not be read (the others are imported); 2 for a wrong command line, a folder that
 is not GAOKAO-Bench, no item left, or a file that is not to be overwritten.
