@@ -31,7 +31,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from gaokao.checks import CHECKS, Item, Outcome
+from gaokao.checks import CHECKS, Item, Outcome, check_copied
 from gaokao.errors import UserError, elsewhere, faults_text, run_script
 from gaokao.grounding import grounding
 from gaokao.records import LEAKS, OUTSIDE, PASSAGES, SUBJECTS, TEXTBOOK, Record, parse_record
@@ -270,7 +270,7 @@ def import_bench(
     result = Import()
     records = read_items(source, result)
     if passages == "material":
-        records = [replace(record, outside=material(record)) for record in records]
+        records = [with_material(record) for record in records]
     records = with_unique_ids(drop_duplicates(records, result))
     if passages == "material":
         records = add_textbook(records, test_from_year, passage_chars)
@@ -314,6 +314,12 @@ def read_items(root: Path, result: Import) -> list[Record]:
     if len(result.unreadable) == len(sources):
         raise UserError(faults_text(f"{root}: none of the files could be read:", result.unreadable))
     return records
+
+
+def with_material(record: Record) -> Record:
+    """The record with the material of its stem as 课外内容, unless no question is left beside it."""
+    given = replace(record, outside=material(record))
+    return record if check_copied(Item.from_record(given)).outcome is Outcome.FAIL else given
 
 
 def drop_duplicates(records: list[Record], result: Import) -> list[Record]:

@@ -350,6 +350,14 @@ def test_the_material_of_a_stem_is_the_outside_passage_and_its_analysis_the_text
         assert not any(word in record.textbook for word in ("正确", "错误", "故选", "A、", "B、", "本题", "选项"))
 
 
+def test_a_stem_that_is_all_material_gives_none(root: Path) -> None:
+    item = told(2012, TOLD, "手工棉纺走向衰落", WHY)
+    item["question"] = f"{TOLD}此（ ）\nA．1\nB．2\nC．3\nD．4\n"
+    save(root, "2010-2022_History_MCQs", [item])
+    (history,) = (record for record in bench.import_bench(root).train if record.subject == "历史")
+    assert history.outside == ""
+
+
 def test_a_material_used_up_in_an_earlier_year_comes_no_second_time(root: Path) -> None:
     save(
         root,
