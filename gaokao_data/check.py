@@ -428,7 +428,9 @@ def main(arguments: list[str]) -> None:
         return
     config = Config()
     if chosen.config or DEFAULT_CONFIG.exists():
-        config = load_config(["--config", str(chosen.config or DEFAULT_CONFIG)], "python -m gaokao_data.check").config
+        # By the settings of a real training: the data is the same whatever this machine has.
+        arguments = ["--config", str(chosen.config or DEFAULT_CONFIG), "--without_gpu", "null"]
+        config = load_config(arguments, "python -m gaokao_data.check").config
     # A wrong name is answered before a tokenizer is loaded.
     there = any(name.startswith(HUB) or os.path.lexists(name) for name in names)
     measure = choose_measure(chosen.tokens if there else "none", config, chosen.purpose)
