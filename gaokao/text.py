@@ -351,8 +351,22 @@ def split_set(question: str, count: int) -> tuple[int, list[str]] | None:
     return None
 
 
+# A statement ends at the next one, at the line's end or at the first option.
+_STATEMENT = re.compile(r"([①-⑨])((?:(?!A\s*[．.、])[^①-⑨\n]){4,})")
+
+
+def keyed_texts(question: str, answer: str) -> list[str]:
+    """The texts of the options that an answer names; of one that combines statements (①③), these statements."""
+    options, statements = split_options(question) or {}, dict(_STATEMENT.findall(question))
+    texts: list[str] = []
+    for option in (options.get(letter, "") for letter in parse_key(answer)):
+        combined = [statements[mark] for mark in re.findall("[①-⑨]", option) if mark in statements]
+        texts += combined or [option]
+    return texts
+
+
 def answer_texts(record: "Record") -> tuple[str, ...]:
-    """What a passage must not contain: the keyed options' texts, each blank's filling, or the written answer as a whole.
+    """What a passage must not contain: the texts of the key (`keyed_texts`), each blank's filling, or the written answer as a whole.
 
     Empty where nothing can be measured: a shorter text occurs by chance, and the key letters of a set name no options
     where its questions are not found (`split_set`).
@@ -365,9 +379,8 @@ def answer_texts(record: "Record") -> tuple[str, ...]:
 def _answer_texts(kind: str, question: str, answers: tuple[str, ...]) -> tuple[str, ...]:
     if kind in CHOICE_TYPES:
         found = split_set(question, len(answers)) if len(answers) > 1 else (1, ["", question])
-        options = [split_options(part) or {} for part in found[1][1:]] if found else []
-        pairs = zip(options, answers, strict=False)
-        texts = [those.get(letter, "") for those, answer in pairs for letter in parse_key(answer)]
+        parts = found[1][1:] if found else []
+        texts = [text for part, answer in zip(parts, answers, strict=False) for text in keyed_texts(part, answer)]
     elif kind == "填空题":
         texts = [piece for answer in answers for piece in re.split(r"[；;\n]", answer)]
     else:

@@ -12,10 +12,9 @@ from gaokao.text import (
     LEAK_BOUND,
     answer_texts,
     bare,
+    keyed_texts,
     leak_share,
     ngrams,
-    parse_key,
-    split_options,
 )
 from gaokao_data.exam_material import LANGUAGES
 from gaokao_data.exam_print import HAN, MATH
@@ -116,10 +115,6 @@ def split_sentences(text: str) -> list[str]:
     return [re.sub(r"\x00(\d+)\x00", lambda match: formulas[int(match[1])], piece).strip() for piece in pieces]
 
 
-# A statement ends at the next one, at its line's end, or where the options begin.
-_STATEMENT = re.compile(r"([①-⑨])((?:(?!A\s*[．.、])[^①-⑨\n]){4,})")
-
-
 def add_textbook(records: Sequence[Record], test_from_year: int, chars: tuple[int, int]) -> list[Record]:
     """The records with 课本内容, the ids that it is made from as `passage_source`, and `leaks` where a passage does.
 
@@ -213,15 +208,10 @@ def _key_grams(record: Record, run: int) -> set[str]:
 
 
 def key_texts(record: Record) -> list[str]:
-    """The texts of the key: those of `answer_texts`, shorter keyed options, and the statements ① ② ... of a keyed one."""
-    texts = list(answer_texts(record))
+    """The texts of the key: those of `answer_texts`, and keyed options that are shorter."""
     if record.type in CHOICE_TYPES and len(record.answer) == 1:
-        options = split_options(record.question) or {}
-        statements = dict(_STATEMENT.findall(record.question))
-        for keyed in (options.get(letter, "") for letter in parse_key(record.answer[0])):
-            marks = re.findall("[①-⑨]", keyed)
-            texts += [statements[mark] for mark in marks if mark in statements] or [keyed]
-    return texts
+        return keyed_texts(record.question, record.answer[0])
+    return list(answer_texts(record))
 
 
 def measure_passages(records: Sequence[Record]) -> list[tuple[float, float]]:

@@ -19,6 +19,7 @@ from gaokao.text import (
     fold,
     formulas,
     images,
+    keyed_texts,
     leak_share,
     near_duplicates,
     near_duplicates_across,
@@ -310,3 +311,17 @@ def test_the_bundled_passages_are_below_the_bound() -> None:
     for name in ("train.json", "test.json"):
         for record in load_records(Path(__file__).resolve().parent.parent / "gaokao_data" / name):
             assert leak_share(record, record.textbook, record.outside) <= LEAK_BOUND, record.id
+
+
+def test_an_option_that_combines_statements_is_keyed_by_these() -> None:
+    question = (
+        "这表明（　）\n①民主监督的对象是国家机关\n②政协不是国家机关\n③群众有了新的参与渠道　④决策由代表作出\n"
+        "A．①②\nB．①④\nC．②③\nD．③④"
+    )
+    assert keyed_texts(question, "B") == ["民主监督的对象是国家机关", "决策由代表作出"]
+    record = Record("r", "政治", "单选题", "课文", "", question, ("B",), "故选B。")
+    assert answer_texts(record) == ("民主监督的对象是国家机关", "决策由代表作出")
+    assert leak_share(record, "有人说，民主监督的对象是国家机关。") == 1.0
+    assert leak_share(record, "群众有了新的参与渠道，政协不是国家机关。") == 0.0
+    # Statements that the option does not name are no key, nor is an option that only mentions a mark.
+    assert keyed_texts("下列正确的是\nA．①中含氧\nB．乙\nC．丙\nD．丁", "A") == ["①中含氧"]
