@@ -90,11 +90,12 @@ def test_generation_writes_questions_and_scores(arguments: list[str], trained: P
     lines = (trained / "generated" / "questions.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
     assert sorted(json.loads(line)["id"] for line in lines) == ["r0", "r1", "r2", "r3"]
     assert load(trained / "generated" / "scores.json")["items"] == 4
-    for said in ("usable    ", "checks    ", "similarity ", "chance level"):
+    for said in ("usable    ", "checks    ", "grounding ", "similarity ", "chance level"):
         assert said in done.stdout
     assert done.stdout.count("finish reason") == 2
     again = run_script("evaluate.py", trained / "generated" / "questions.json")
-    assert again.stdout.splitlines()[:4] == done.stdout.splitlines()[-5:-1]
+    figures = again.stdout.splitlines()[:-1]
+    assert done.stdout.splitlines()[-len(figures) - 1 : -1] == figures
 
 
 def test_a_finished_run_is_left_as_it_is_and_set_aside_only_where_that_is_asked(
