@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 # Threads cost models as small as these more than they save: on two busy cores, seconds become minutes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell that starts the tests in the background lets them, and what they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def record_row(number: int = 0, **changes: Any) -> dict[str, Any]:
