@@ -123,6 +123,19 @@ def test_scores_go_beside_the_results_and_not_over_others(tmp_path: Path, name: 
         assert (tmp_path / "scores.json").read_text(encoding="utf-8") == "of another file"
 
 
+def test_rounds_and_seed_of_the_configuration_reach_the_chance_level(tmp_path: Path) -> None:
+    # Unlike each other in different degrees, so that other wrong references give another level.
+    texts = [TEXT.replace("乙符合事实", "乙符合事实" + "甲丙丁戊己庚辛壬"[:number] * number) for number in range(8)]
+    path = write_results(tmp_path / "questions.json", [entry(text, reference=text) for text in texts])
+    levels = set()
+    for seed in range(6):
+        evaluate.main([str(path), "--evaluate.chance_rounds", "1", "--evaluate.seed", str(seed)])
+        scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))["similarity"]
+        assert scores["compared_pairs"] == 8
+        levels.add((scores["chance_level"], scores["standard_error"]))
+    assert len(levels) > 1
+
+
 def test_scores_do_not_replace_a_file_that_is_none_of_ours(tmp_path: Path) -> None:
     write_results(tmp_path / "mine.json", [entry()])
     for content in ("[]", "{}", "keep me"):

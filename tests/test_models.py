@@ -156,6 +156,11 @@ def test_flash_attention_is_taken_where_gpu_dtype_and_build_allow_it(
     monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
 
 
+def test_a_base_is_not_chosen_for_a_gpu_that_torch_cannot_use(small_base: Path) -> None:
+    with pytest.raises(UserError, match=r"the driver shows 1 GPU\(s\), but torch .* cannot use them"):
+        models.choose_base(base=str(small_base), tiny_folder=small_base, gpus=1)
+
+
 def test_the_context_of_a_base_is_what_its_configuration_says(small_base: Path, tmp_path: Path) -> None:
     assert chosen(small_base).context == 4096
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
