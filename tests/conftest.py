@@ -164,3 +164,39 @@ def write_results(path: Path, entries: list[Any], **options: Any) -> Path:
     text = "\n".join(lines) + "\n" if path.suffix == ".jsonl" else f"[{', '.join(lines)}]"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+PASSAGE = (
+    "光合作用的过程包括光反应和暗反应两个阶段。光反应在类囊体薄膜上进行，水被分解为氧气和还原氢，同时合成ATP；"
+    "暗反应在叶绿体基质中进行，二氧化碳被固定和还原，形成糖类等有机物。"
+)
+NEWS = (
+    "近日，某研究团队在盐碱地上种植耐盐水稻，亩产超过五百公斤。团队介绍，这种水稻的根系能够把多余的钠离子排出细胞，"
+    "并在液泡中积累剩余部分，从而维持细胞内的渗透平衡。"
+)
+
+
+def save_adapter(folder: Path, target: Path) -> Path:
+    """An adapter on that base, not trained, but with weights that do something."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from gaokao import adapters
+
+    torch.manual_seed(0)
+    model = get_peft_model(load(folder), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    base = chosen(folder)
+    target.parent.mkdir(exist_ok=True)
+    adapters.save_adapter(model, base.tokenizer, adapters.adapter_record(base), target)
+    return target
+
+
+@pytest.fixture
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key, organization or proxy of whoever runs the tests."""
+    for name in list(os.environ):
+        if name.startswith("OPENAI_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import chosen, load
+from conftest import chosen, load, save_adapter
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
@@ -19,15 +19,7 @@ from gaokao.errors import UserError
 
 @pytest.fixture(scope="module")
 def adapter(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter that was not trained, but whose weights do something."""
-    torch.manual_seed(0)
-    model = get_peft_model(load(small_base), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-    folder = tmp_path_factory.mktemp("run") / "adapter"
-    adapters.save_adapter(model, models.load_tokenizer(small_base), now(small_base), folder)
-    return folder
+    return save_adapter(small_base, tmp_path_factory.mktemp("run") / "adapter")
 
 
 @pytest.fixture

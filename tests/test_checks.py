@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
-from conftest import ROOT
+from conftest import NEWS, PASSAGE, ROOT
 
 from gaokao import checks
 from gaokao.audit import key_of
@@ -592,14 +592,6 @@ def test_stems_that_are_whole_without_a_picture_pass(question: str) -> None:
 
 # --- copied ---------------------------------------------------------------------------------------------------------
 
-PASSAGE = (
-    "光合作用的过程包括光反应和暗反应两个阶段。光反应在类囊体薄膜上进行，水被分解为氧气和还原氢，同时合成ATP；"
-    "暗反应在叶绿体基质中进行，二氧化碳被固定和还原，形成糖类等有机物。"
-)
-NEWS = (
-    "近日，某研究团队在盐碱地上种植耐盐水稻，亩产超过五百公斤。团队介绍，这种水稻的根系能够把多余的钠离子排出细胞，"
-    "并在液泡中积累剩余部分，从而维持细胞内的渗透平衡。"
-)
 COPIES = [
     PASSAGE,
     NEWS,

@@ -7,7 +7,6 @@ Against a real HTTP server on loopback whose faults are scripted.
 """
 
 import asyncio
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -31,6 +30,8 @@ from gaokao.endpoint import (
 )
 from gaokao.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("plain_environment")
+
 KEY = "sk-test-5ECRET-0123456789"
 NAMES = OptionNames("--url", "--key", "--judge", "--wait", "--length")
 
@@ -39,13 +40,6 @@ NAMES = OptionNames("--url", "--key", "--judge", "--wait", "--length")
 def server() -> Iterator[Server]:
     with running_server() as server:
         yield server
-
-
-@pytest.fixture(autouse=True)
-def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith("OPENAI_") or name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
 
 
 class Run:

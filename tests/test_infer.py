@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from conftest import chosen, load, record_row
-from peft import LoraConfig, get_peft_model
+from conftest import record_row, save_adapter
 
 import evaluate
 import infer_qwen_gaokao
-from gaokao import adapters, models, results, tiny
+from gaokao import models, results, tiny
 from gaokao.checks import CHECKS
 from gaokao.console import banner
 from gaokao.errors import Interrupted, UserError
@@ -33,17 +31,7 @@ def _surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def adapter(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter that does something."""
-    torch.manual_seed(0)
-    model = get_peft_model(load(random_base), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-    base = chosen(random_base)
-    folder = tmp_path_factory.mktemp("trained") / "gaokao" / "adapter"
-    folder.parent.mkdir()
-    adapters.save_adapter(model, base.tokenizer, adapters.adapter_record(base), folder)
-    return folder
+    return save_adapter(random_base, tmp_path_factory.mktemp("trained") / "gaokao" / "adapter")
 
 
 Infer = Callable[..., list[str]]

@@ -156,7 +156,10 @@ def test_flash_attention_is_taken_where_gpu_dtype_and_build_allow_it(
     monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
 
 
-def test_a_base_is_not_chosen_for_a_gpu_that_torch_cannot_use(small_base: Path) -> None:
+def test_a_base_is_not_chosen_for_a_gpu_that_torch_cannot_use(
+    small_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"the driver shows 1 GPU\(s\), but torch .* cannot use them"):
         models.choose_base(base=str(small_base), tiny_folder=small_base, gpus=1)
 
@@ -201,9 +204,8 @@ def test_the_fingerprint_of_a_base_reads_shapes_and_weights_apart(small_base: Pa
     assert len({whole, changed(last_weight), changed(other_shape), changed(renamed_tensor)}) == 4
 
 
-def test_a_driver_with_gpus_and_a_torch_without_cuda_is_an_error() -> None:
-    if torch.cuda.is_available():
-        pytest.skip("needs a torch that cannot use a GPU")
+def test_a_driver_with_gpus_and_a_torch_without_cuda_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"shows 2 GPU\(s\), but torch"):
         models.check_devices(2)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import NEWS, PASSAGE
 
 from gaokao.records import Record, load_records
 from gaokao.text import (
@@ -36,18 +37,6 @@ OPTIONS = "A．生态系统的能量可以循环利用\nB．分解者只能是�
 
 
 STEM = "下列关于生态系统的叙述，正确的是（　　）"
-
-
-PASSAGE = (
-    "光合作用的过程包括光反应和暗反应两个阶段。光反应在类囊体薄膜上进行，水被分解为氧气和还原氢，同时合成ATP；"
-    "暗反应在叶绿体基质中进行，二氧化碳被固定和还原，形成糖类等有机物。"
-)
-
-
-NEWS = (
-    "近日，某研究团队在盐碱地上种植耐盐水稻，亩产超过五百公斤。团队介绍，这种水稻的根系能够把多余的钠离子排出细胞，"
-    "并在液泡中积累剩余部分，从而维持细胞内的渗透平衡。"
-)
 
 
 LETTERS_24 = "甲乙丙丁戊己庚辛壬癸子丑寅卯辰巳午未申酉戌亥天地"

@@ -29,6 +29,8 @@ from gaokao.records import load_records
 from gaokao_data import write_passages as module
 from gaokao_data.write_passages import OPTIONS, Summary, count_words, main, parse_passages, write_passages
 
+pytestmark = pytest.mark.usefixtures("plain_environment")
+
 KEY = "sk-test-5ECRET-0123456789"
 
 TEXTBOOK_PART = "光合作用是绿色植物利用光能合成有机物并释放氧气的过程，它为几乎所有生物提供物质和能量来源。" * 3
@@ -48,13 +50,6 @@ def server() -> Iterator[Server]:
     with running_server() as server:
         server.respond = lambda seen: GOOD
         yield server
-
-
-@pytest.fixture(autouse=True)
-def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith("OPENAI_") or name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
 
 
 def item(number: int, **changes: Any) -> dict[str, Any]:
