@@ -1,7 +1,7 @@
 """Where raw entries come from: JSON, JSON Lines, CSV and Parquet files, folders of them, datasets on the hub.
 
 Nothing is validated here beyond the file format: an entry is whatever stands there, with the place it stands at.
-JSON Lines and CSV are read line by line, so memory stays bounded whatever the size of the file (42 MB for one of
+JSON Lines and CSV are read line by line, so memory stays bounded whatever the size of the file (13 MB for one of
 200 MB); Parquet by row groups, as large as its writer made them. A JSON list has to be read whole: a huge one belongs
 into JSON Lines.
 """
