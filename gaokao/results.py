@@ -61,6 +61,11 @@ class Generated:
         """The result of every check, in the order of `CHECKS`."""
         return run_checks(self.item)
 
+    @cached_property
+    def taken_over(self) -> dict[str, list[str]]:
+        """What the 题干 takes over from each passage word for word."""
+        return taken_over(self.item)
+
     @property
     def usable(self) -> bool:
         """Whether no hard check failed."""
@@ -89,7 +94,7 @@ class Generated:
                 for check, result in zip(CHECKS, self.checks, strict=True)
                 if result.outcome is Outcome.FAIL
             ],
-            "taken_over": taken_over(self.item),
+            "taken_over": self.taken_over,
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "reference": self.reference,
@@ -177,7 +182,9 @@ def scores_file(results: Path) -> Path:
 
 def _holds_scores(path: Path) -> bool:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        # A list of questions is not parsed only to see that it holds none.
+        value = json.loads(text) if text.lstrip().startswith("{") else None
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(value, dict) and "three_sections" in value
