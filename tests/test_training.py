@@ -543,6 +543,41 @@ def test_gradient_checkpointing_changes_no_loss(small_base: Path, tmp_path: Path
     assert seen[0] == pytest.approx(seen[1], rel=1e-6)
 
 
+def test_the_head_sees_targets_only_and_loss_metrics_and_gradients_are_those_of_all_positions(
+    small_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[float, float, list[torch.Tensor]]] = []
+    widths: list[int] = []
+    for name in ("targets", "all"):
+        if name == "all":
+            monkeypatch.setattr(training, "score_targets_only", lambda model: None)
+        built = trainer(small_base, tmp_path / name)
+        batch = next(iter(built.get_train_dataloader()))
+        causal = built.model.get_base_model()
+        outputs = causal(**{**batch, "fused_lm_head": True})
+        widths.append(outputs.log_probs.numel())
+        built.model.train()
+        built.compute_loss(built.model, dict(batch)).backward()
+        gradients = [p.grad.clone() for p in built.model.parameters() if p.grad is not None]
+        seen.append((-outputs.log_probs.sum().item(), outputs.entropy.sum().item(), gradients))
+    assert widths[0] == int((batch["labels"][:, 1:] != -100).sum()) < widths[1]
+    assert seen[0][0] == pytest.approx(seen[1][0], rel=1e-5)
+    assert seen[0][1] == pytest.approx(seen[1][1], rel=1e-5)
+    assert len(seen[0][2]) == len(seen[1][2]) > 0
+    for one, other in zip(seen[0][2], seen[1][2], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
+
+
+def test_a_row_without_targets_gives_a_loss_of_zero(small_base: Path, tmp_path: Path) -> None:
+    built = trainer(small_base, tmp_path)
+    batch = next(iter(built.get_train_dataloader()))
+    batch["labels"] = torch.full_like(batch["labels"], -100)
+    built.model.train()
+    loss = built.compute_loss(built.model, batch)
+    loss.backward()
+    assert float(loss) == 0.0
+
+
 def test_chats_are_learnt_beside_the_records_and_never_validated_on(small_base: Path, tmp_path: Path) -> None:
     tokenizer = models.load_tokenizer(small_base)
     chats: list[Any] = [
