@@ -32,9 +32,9 @@ def main(argv: list[str]) -> None:
     require_device(resolved)
 
     quiet_libraries()
-    from gaokao import training
+    from gaokao import models
 
-    processes = training.start_processes(resolved.gpus)
+    processes = models.start_processes(resolved.gpus)
     first = processes.is_main_process
     runs.make_folder(Path(config.output.dir), OTHER_DIR)
     with runs.lock(config.run_folder, "train_qwen_gaokao.py", OTHER_RUN) if first else nullcontext():

@@ -10,11 +10,13 @@ import importlib.util
 import json
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import bitsandbytes as bnb
 import torch
+from accelerate import PartialState
 from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import (
@@ -34,6 +36,10 @@ from gaokao.prompts import Message
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 # What a model needs to be loaded: never *.bin or *.pt, which can run code when they are read; *.py only where asked for.
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
+
+
+# Other processes wait while the first one downloads 29 GB; with NCCL's own ten minutes they would be killed.
+PROCESS_TIMEOUT = timedelta(hours=12)
 
 
 class Decision(NamedTuple):
@@ -114,6 +120,16 @@ def check_devices(gpus: int) -> None:
             f"the driver shows {gpus} GPU(s), but torch {torch.__version__} cannot use them; install a build with CUDA "
             "for your driver, or hide the GPU: CUDA_VISIBLE_DEVICES= python ..."
         )
+
+
+def start_processes(gpus: int) -> PartialState:
+    """Join the processes that torchrun or accelerate started, one a device; alone without them.
+
+    Raises:
+        UserError: the driver shows GPUs, but this torch cannot use them.
+    """
+    check_devices(gpus)
+    return PartialState(cpu=not gpus, timeout=PROCESS_TIMEOUT)
 
 
 def choose_dtype(wanted: str, on_gpu: bool) -> Decision:

@@ -4,13 +4,11 @@ import math
 import os
 import time
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
 import torch
-from accelerate import PartialState
 from peft import LoraConfig, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, TrainerState
@@ -18,27 +16,12 @@ from trl import SFTConfig, SFTTrainer
 
 from gaokao.callbacks import OnValidation, Progress, SaveInTime, SpanStart, StopOnNan
 from gaokao.errors import UserError
-from gaokao.models import check_devices
 from gaokao.prompts import Example, format_chat
 from gaokao.records import Record
 from gaokao.resume import step_of
 
 # Below this number an optimizer has hardly left its warm-up, whatever the loss says.
 FEW_STEPS = 20
-# Other processes wait while the first one downloads 29 GB; with NCCL's own ten minutes they would be killed.
-PROCESS_TIMEOUT = timedelta(hours=12)
-
-
-def start_processes(gpus: int) -> PartialState:
-    """Join the processes that torchrun or accelerate started, one a device; alone without them.
-
-    Raises:
-        UserError: the driver shows GPUs, but this torch cannot use them.
-    """
-    check_devices(gpus)
-    return PartialState(cpu=not gpus, timeout=PROCESS_TIMEOUT)
-
-
 # Keys of the section train that trl's settings do not have.
 OWN_KEYS = {"effective_batch", "save_minutes", "keep", "early_stopping", "resume"}
 

@@ -405,8 +405,8 @@ def test_every_process_waits_for_a_download_of_hours(tmp_path: Path) -> None:
     program = tmp_path / "wait.py"
     program.write_text(
         "import datetime, torch.distributed as dist\n"
-        "from gaokao import training\n"
-        "state = training.start_processes(0)\n"
+        "from gaokao import models\n"
+        "state = models.start_processes(0)\n"
         "assert state.num_processes == 2, state\n"
         "group = dist.distributed_c10d._get_default_group()\n"
         "import torch\n"
