@@ -7,9 +7,11 @@ import os
 import random
 import sys
 import time
+import urllib.request
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -27,10 +29,14 @@ MAX_TOKENS = 2048
 CONCURRENCY = 8
 # Seconds before a first retry, doubled each time up to the greatest: 6 retries outlast about a minute.
 RETRIES = 6
+# For what a run can do without.
+OPTIONAL_RETRIES = 2
 BACKOFF = 1.0
 GREATEST_BACKOFF = 60.0
 # A longer Retry-After is a spent quota: better to stop and say so than to sleep.
 GREATEST_RETRY_AFTER = 600.0
+# Statuses below 500 that pass.
+PASSING = (408, 409, 425, 429)
 # So many failures one after the other mean that the endpoint, not an item, is at fault; each may cost money.
 GIVE_UP_AFTER = 20
 
@@ -59,6 +65,18 @@ class OptionNames(NamedTuple):
 IN_WORDS = OptionNames()
 
 
+class Answer(NamedTuple):
+    """One answer of a model, whole or not."""
+
+    text: str
+    """Empty where the reply holds none."""
+    finish_reason: str | None
+    """In the server's words: `stop`, `length` and others; `None` where it gives none."""
+    prompt_tokens: int
+    """0, as below, where the reply has no count."""
+    completion_tokens: int
+
+
 @dataclass
 class Usage:
     """What a run asked for; tokens are those the replies report."""
@@ -81,7 +99,7 @@ class Usage:
 
 @dataclass
 class Endpoint:
-    """A model behind an address, to be used in `async with`; `complete` is one answer.
+    """A model behind an address, to be used in `async with`; `answer` is one answer, `complete` the text of a whole one.
 
     The retries are ours and not the client's, because they are counted and reported, share one pause when the endpoint
     asks for it, and end the run at once where no retry can help.
@@ -120,18 +138,23 @@ class Endpoint:
             raise UserError(
                 "the openai client is not installed, or too old; it is needed only here: pip install " + OPENAI_PIN
             ) from None
+        parts = urlsplit(self.base_url)
         # A redirect would carry what is asked to a host that nobody named; a placeholder key keeps the client from
         # taking one from the environment that was meant for another endpoint.
         self._client = AsyncOpenAI(
             base_url=self.base_url,
             api_key=self.api_key or "none",
             max_retries=0,
-            # One bound for the whole answer stands in `complete`: the client's own counts anew with each byte received.
+            # One bound for the whole answer stands in `answer`: the client's own counts anew with each byte received.
             timeout=None,
-            http_client=DefaultAsyncHttpxClient(follow_redirects=False),
+            http_client=DefaultAsyncHttpxClient(
+                follow_redirects=False,
+                # The client sends even what is meant for this machine to a proxy of the environment.
+                mounts={f"{parts.scheme}://{parts.netloc}": None} if is_this_machine(self.base_url) else None,
+            ),
         )
         self._headers: dict[str, str | Omit] = {} if self.api_key else {"Authorization": Omit()}
-        if not f".{urlsplit(self.base_url).hostname}".endswith(".openai.com"):
+        if not f".{parts.hostname}".endswith(".openai.com"):
             # The client takes these from OPENAI_ORG_ID and OPENAI_PROJECT_ID and would tell them to anyone.
             self._headers |= {"OpenAI-Organization": Omit(), "OpenAI-Project": Omit()}
         return self
@@ -147,23 +170,62 @@ class Endpoint:
             RequestError: this request was refused, or failed after all retries.
             MalformedError: the reply holds no text, or only the beginning of one.
         """
+        answer = await self.answer(messages)
+        if answer.finish_reason == "length":
+            raise MalformedError(f"the answer was cut off at {self.names.max_tokens} {self.max_tokens}; raise it")
+        if not answer.text.strip():
+            raise MalformedError(f"the answer holds no text (finish_reason {self._shown(str(answer.finish_reason))})")
+        return answer.text
+
+    async def answer(self, messages: list[Message], **fields: Any) -> Answer:
+        """One answer, which may be empty or cut off.
+
+        Args:
+            messages: the chat so far.
+            fields: more of the request's body, such as `seed` or `top_p`, whether the client knows them or not.
+
+        Raises:
+            UserError: the run must stop, for the reason in the text.
+            RequestError: this request was refused, or failed after all retries.
+            MalformedError: the reply is not a chat completion.
+        """
+        return self._answer_of(await self._try(lambda: self._send(messages, fields)))
+
+    async def models(self) -> dict[str, str]:
+        """What the server offers: name of the model -> who offers it; empty where it does not say.
+
+        Raises:
+            UserError: the server cannot be reached, or refuses the key.
+        """
+
+        async def send() -> str:
+            reply = await self._client.models.with_raw_response.list(extra_headers=self._headers)
+            return str(reply.http_response.text)
+
+        # Not every server has the list; other trouble than these two comes back with the first answer.
+        with suppress(RequestError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            rows = json.loads(await self._try(send, optional=True))["data"]
+            return {self._shown(row["id"]): str(row.get("owned_by")) for row in rows}
+        return {}
+
+    async def _try(self, send: Callable[[], Awaitable[str]], optional: bool = False) -> str:
+        """The body of the reply, after as many retries as it takes; what is `optional` may be refused from the start."""
         import openai
 
         retry = 0
+        retries = min(self.retries, OPTIONAL_RETRIES) if optional else self.retries
         while True:
             await self._pause()
-            parameter = self._tokens_parameter
             delay = 0.0
             try:
                 async with asyncio.timeout(self.timeout):
-                    return self._text_of(await self._send(messages, parameter))
+                    return await send()
             except TimeoutError:
                 problem = f"no answer within {self.timeout:g} s ({self.names.timeout})"
             except openai.APIStatusError as error:
                 problem = f"HTTP {error.status_code}: {self._shown(_message_of(error))}"
-                if error.status_code == 400 and "max_completion_tokens" in problem and parameter == "max_tokens":
-                    self._tokens_parameter = "max_completion_tokens"
-                    continue
+                if optional and error.status_code not in (401, *PASSING) and error.status_code < 500:
+                    raise RequestError(problem) from None
                 self._check_status(error, problem)
                 delay = retry_after(error.response.headers)
             except openai.APIConnectionError as error:
@@ -171,56 +233,71 @@ class Endpoint:
                 if not self.answered.is_set():
                     raise UserError(
                         f"{self.base_url}: cannot be reached ({problem}); is the server running, and "
-                        f"{self.names.address} right?"
+                        f"{self.names.address} right?{self._proxy()}"
                     ) from None
-            if retry == self.retries:
+            if retry == retries:
                 problem = f"{problem}, {retry} retries in vain"
-                if not self.answered.is_set():
-                    raise UserError(f"{self.base_url}: {problem}; check {self.names.model}, or try later")
+                if not self.answered.is_set() and not optional:
+                    raise UserError(
+                        f"{self.base_url}: {problem}; check {self.names.model}, or try later{self._proxy()}"
+                    )
                 raise RequestError(problem)
-            await self._back_off(retry, delay, problem)
+            await self._back_off(retry, retries, delay, problem)
             retry += 1
 
-    async def _send(self, messages: list[Message], tokens_parameter: str) -> str:
-        options: dict[str, Any] = {tokens_parameter: self.max_tokens}
-        if self.temperature is not None:
-            options["temperature"] = self.temperature
-        # The raw body, because the client builds its objects without checking them: any JSON would pass for a reply.
-        reply = await self._client.chat.completions.with_raw_response.create(
-            model=self.model,
-            messages=messages,
-            extra_headers=self._headers,
-            **options,
-        )
+    async def _send(self, messages: list[Message], fields: dict[str, Any]) -> str:
+        import openai
+
+        parameter = self._tokens_parameter
+        options: dict[str, Any] = {} if self.temperature is None else {"temperature": self.temperature}
+        try:
+            # The raw body, because the client builds its objects without checking them: any JSON would pass for a reply.
+            reply = await self._client.chat.completions.with_raw_response.create(
+                model=self.model,
+                messages=messages,
+                extra_headers=self._headers,
+                extra_body={parameter: self.max_tokens, **fields},
+                **options,
+            )
+        except openai.BadRequestError as error:
+            if parameter != "max_tokens" or "max_completion_tokens" not in _message_of(error):
+                raise
+            self._tokens_parameter = "max_completion_tokens"
+            return await self._send(messages, fields)
         return str(reply.http_response.text)
 
-    def _text_of(self, body: str) -> str:
+    def _answer_of(self, body: str) -> Answer:
         try:
             reply = json.loads(body)
             choice = reply["choices"][0]
-            text = choice["message"]["content"]
-        except (ValueError, LookupError, TypeError, RecursionError):
+            text, reason = choice["message"].get("content"), choice.get("finish_reason")
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise MalformedError(f"the reply is not a chat completion: {self._shown(body) or 'empty'}") from None
         self.answered.set()
-        self._count(reply.get("usage"))
-        if choice.get("finish_reason") == "length":
-            raise MalformedError(f"the answer was cut off at {self.names.max_tokens} {self.max_tokens}; raise it")
-        if not isinstance(text, str) or not text.strip():
-            raise MalformedError(
-                f"the answer holds no text (finish_reason {self._shown(str(choice.get('finish_reason')))})"
-            )
         # JSON may hold half of a surrogate pair, which no file can.
-        return text.encode("utf-8", "replace").decode()
+        text = text.encode("utf-8", "replace").decode() if isinstance(text, str) else ""
+        return Answer(text, reason if isinstance(reason, str) else None, *self._count(reply.get("usage")))
 
-    def _count(self, usage: Any) -> None:
+    def _count(self, usage: Any) -> tuple[int, int]:
         self.usage.replies += 1
         counts = usage if isinstance(usage, dict) else {}
         prompt, completion = counts.get("prompt_tokens"), counts.get("completion_tokens")
         if isinstance(prompt, int) and isinstance(completion, int):
             self.usage.prompt_tokens += prompt
             self.usage.completion_tokens += completion
-        else:
-            self.usage.without_usage += 1
+            return prompt, completion
+        self.usage.without_usage += 1
+        return 0, 0
+
+    def _proxy(self) -> str:
+        """The end of a message, where a proxy of the environment stands between: the trouble may be its own."""
+        parts, proxies = urlsplit(self.base_url), urllib.request.getproxies()
+        host = parts.hostname or ""
+        if is_this_machine(self.base_url) or urllib.request.proxy_bypass(host):
+            return ""
+        if not (proxies.get(parts.scheme) or proxies.get("all")):
+            return ""
+        return f" It was asked through the proxy of the environment; NO_PROXY={host} goes past it"
 
     def _check_status(self, error: "openai.APIStatusError", problem: str) -> None:
         """Raise where trying the same request again is of no use: for the run, or for this request."""
@@ -241,7 +318,7 @@ class Endpoint:
             raise UserError(
                 f"{self.base_url}: redirects to {target}, which is not followed; correct {names.address}"
             ) from None
-        if status not in (408, 409, 425, 429) and status < 500:
+        if status not in PASSING and status < 500:
             raise RequestError(problem) from None
 
     async def _pause(self) -> None:
@@ -251,11 +328,11 @@ class Endpoint:
             # Spread out, so that not all waiting requests come back in the same moment.
             await asyncio.sleep(rest + random.uniform(0, self.backoff))
 
-    async def _back_off(self, retry: int, asked: float, problem: str) -> None:
+    async def _back_off(self, retry: int, retries: int, asked: float, problem: str) -> None:
         self.usage.retries += 1
         if not self.answered.is_set():
             # The progress bar stands still until the first answer: say why.
-            print(f"\n{self.base_url}: {problem}; retry {retry + 1} of {self.retries}", file=sys.stderr)
+            print(f"\n{self.base_url}: {problem}; retry {retry + 1} of {retries}", file=sys.stderr)
         if not asked:
             await asyncio.sleep(min(self.backoff * 2**retry, GREATEST_BACKOFF) * random.uniform(0.5, 1.0))
             return
@@ -280,6 +357,7 @@ async def ask_all(
     unit: str,
     concurrency: int = CONCURRENCY,
     give_up_after: int = GIVE_UP_AFTER,
+    bar: bool = True,
 ) -> dict[str, str]:
     """Ask about many items at a time and hand each result, by its key, to `keep` as it comes, with a progress bar.
 
@@ -313,13 +391,13 @@ async def ask_all(
             else:
                 in_a_row = 0
                 keep(key, result)
-            bar.set_postfix_str(f"{len(failed)} failed" if failed else "", refresh=False)
-            bar.update()
+            progress.set_postfix_str(f"{len(failed)} failed" if failed else "", refresh=False)
+            progress.update()
         # The first worker ends here without an answer only if all items were refused: let the others end, too.
         endpoint.answered.set()
 
     async with endpoint:
-        with tqdm(total=len(items), unit=unit) as bar:
+        with tqdm(total=len(items), unit=unit, disable=not bar) as progress:
             tasks = [asyncio.create_task(work(number == 0)) for number in range(min(concurrency, len(items)))]
             try:
                 await asyncio.gather(*tasks)
@@ -348,6 +426,14 @@ def retry_after(headers: Mapping[str, str]) -> float:
         seconds = float(headers["retry-after-ms"]) / 1000
     # What is no number is not above 0 either.
     return seconds if seconds > 0 else 0.0
+
+
+def is_this_machine(url: str) -> bool:
+    """Whether an address is one of the machine that asks: localhost, 127.0.0.1, ::1 and the like."""
+    host = (urlsplit(url).hostname or "").removesuffix(".")
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost" or host.endswith(".localhost")
 
 
 def check_url(url: str, names: OptionNames = IN_WORDS) -> str:

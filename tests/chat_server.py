@@ -22,6 +22,11 @@ def completion(content: str | None, **extra: Any) -> dict[str, Any]:
     return {**body, **extra}
 
 
+def cut_off(content: str) -> dict[str, Any]:
+    """The body of a chat completion that reached the maximum of tokens."""
+    return completion(None, choices=[{"index": 0, "message": {"content": content}, "finish_reason": "length"}])
+
+
 @dataclass
 class Reply:
     """What the server does with one request."""
@@ -33,6 +38,15 @@ class Reply:
     hang_up: bool = False
     dribble: float = 0.0
     """Seconds to keep the connection alive with blanks, as busy services do, before the body."""
+    half: bool = False
+    """Hang up in the middle of the body."""
+
+
+def listing(*names: str, owner: str = "vllm") -> Reply:
+    """The reply to the question for the models."""
+    return Reply(
+        body={"object": "list", "data": [{"id": name, "object": "model", "owned_by": owner} for name in names]}
+    )
 
 
 @dataclass
@@ -57,6 +71,10 @@ class Server(ThreadingHTTPServer):
         self.seen: list[Seen] = []
         self.faults: list[Reply] = []
         self.respond: Callable[[Seen], Reply] = lambda seen: Reply(body=completion("好"))
+        self.models: list[Reply] = []
+        """Replies to the question for the models, the last one again and again; none: the server has no such route."""
+        self.models_asked: list[dict[str, str]] = []
+        """Headers."""
         self.lock = threading.Lock()
         self.now = self.most = 0
 
@@ -87,27 +105,42 @@ class Handler(BaseHTTPRequestHandler):
             self.server.now += 1
             self.server.most = max(self.server.most, self.server.now)
             reply = self.server.faults.pop(0) if self.server.faults else self.server.respond(seen)
+
+        def answered() -> None:
+            with self.server.lock:
+                self.server.now -= 1
+
+        self.send(reply, answered)
+
+    def do_GET(self) -> None:
+        replies = self.server.models if self.path == "/v1/models" else []
+        self.server.models_asked.append({name.lower(): value for name, value in self.headers.items()})
+        self.send(
+            (replies.pop(0) if len(replies) > 1 else replies[0]) if replies else Reply(404, {"detail": "Not Found"})
+        )
+
+    def send(self, reply: Reply, answered: Callable[[], None] = lambda: None) -> None:
+        """Send it; `answered` is called before the end, after which the client may already ask again."""
+        content = (reply.body if isinstance(reply.body, str) else json.dumps(reply.body)).encode()
+        blanks = int(reply.dribble / 0.05)
         try:
             time.sleep(reply.delay)
             if reply.hang_up:
                 self.close_connection = True
                 return
-            content = (reply.body if isinstance(reply.body, str) else json.dumps(reply.body)).encode()
             self.send_response(reply.status)
             for name, value in {"Content-Type": "application/json", **reply.headers}.items():
                 self.send_header(name, value)
-            blanks = int(reply.dribble / 0.05)
             self.send_header("Content-Length", str(blanks + len(content)))
             self.end_headers()
             for _ in range(blanks):
                 self.wfile.write(b" ")
                 time.sleep(0.05)
-            with self.server.lock:
-                self.server.now -= 1
-            self.wfile.write(content)
         finally:
-            with self.server.lock:
-                self.server.now = max(0, self.server.now)
+            answered()
+        if reply.half:
+            content, self.close_connection = content[: len(content) // 2], True
+        self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

@@ -15,16 +15,28 @@ from typing import Any
 
 import openai
 import pytest
-from chat_server import PROMPT_TOKENS, Reply, Server, completion, free_port, running_server
+from chat_server import (
+    COMPLETION_TOKENS,
+    PROMPT_TOKENS,
+    Reply,
+    Server,
+    completion,
+    cut_off,
+    free_port,
+    listing,
+    running_server,
+)
 
 from gaokao.endpoint import (
     MAX_TOKENS,
     OPENAI_PIN,
+    Answer,
     Endpoint,
     MalformedError,
     OptionNames,
     ask_all,
     check_url,
+    is_this_machine,
     read_key,
     retry_after,
 )
@@ -46,7 +58,7 @@ class Run:
     """A few questions to a server: answers and failures by number."""
 
     def __init__(self, server: Server, count: int = 6, **options: Any) -> None:
-        limits = {name: options.pop(name) for name in ("concurrency", "give_up_after") if name in options}
+        limits = {name: options.pop(name) for name in ("concurrency", "give_up_after", "bar") if name in options}
         settings = {"base_url": server.url, "model": "m", "api_key": KEY, "backoff": 0.01, "timeout": 5.0, **options}
         self.endpoint = Endpoint(**settings)
         self.answers: dict[str, str] = {}
@@ -117,10 +129,14 @@ def test_passing_faults_are_tried_again(fault: Reply, place: str, server: Server
     assert (usage.retries, usage.prompt_tokens, usage.completion_tokens, len(server.seen)) == (2, 600, 180, 8)
 
 
-def test_a_connection_that_breaks_later_is_tried_again(server: Server) -> None:
+@pytest.mark.parametrize(
+    "fault", [Reply(hang_up=True), Reply(body=completion("半"), half=True)], ids=["hangs up", "half"]
+)
+def test_a_connection_that_breaks_later_is_tried_again(fault: Reply, server: Server) -> None:
     good = Reply(body=completion("好"))
-    server.faults = [good, Reply(hang_up=True), good]
-    assert run(server, concurrency=1).endpoint.usage.retries == 1
+    server.faults = [good, fault, good]
+    done = run(server, concurrency=1)
+    assert done.endpoint.usage.retries == 1 and set(done.answers.values()) == {"好"}
     assert len(server.seen) == 7
 
 
@@ -169,6 +185,103 @@ def test_models_that_want_max_completion_tokens_get_it(server: Server) -> None:
     assert len(server.seen) == 7 and server.seen[-1].body["max_completion_tokens"] == MAX_TOKENS
 
 
+# --- more than a text -----------------------------------------------------------------------------------------------
+
+
+def answer(server: Server, **fields: Any) -> Answer:
+    async def ask() -> Answer:
+        async with Run(server).endpoint as endpoint:
+            return await endpoint.answer([{"role": "user", "content": "第1题"}], **fields)
+
+    return asyncio.run(ask())
+
+
+def test_an_answer_says_how_it_ended_and_what_it_cost_and_may_be_cut_off_or_empty(server: Server) -> None:
+    paid = (PROMPT_TOKENS, COMPLETION_TOKENS)
+    server.faults = [
+        Reply(body=completion("好")),
+        Reply(body=cut_off("好")),
+        Reply(body=completion(None)),
+        Reply(body=completion("好", choices=[{"message": {}}])),
+        Reply(body=completion("好", usage={"prompt_tokens": 7})),
+    ]
+    assert answer(server) == ("好", "stop", *paid)
+    assert answer(server) == ("好", "length", *paid)
+    assert answer(server) == ("", "stop", *paid)
+    assert answer(server) == ("", None, *paid)
+    assert answer(server) == ("好", "stop", 0, 0)
+
+
+def test_fields_of_one_request_stand_in_its_body_also_those_that_the_client_does_not_know(server: Server) -> None:
+    answer(server, seed=7, repetition_penalty=1.1)
+    body = server.seen[0].body
+    assert (body["seed"], body["repetition_penalty"], body["max_tokens"]) == (7, 1.1, MAX_TOKENS)
+
+
+def test_fields_are_sent_again_when_the_model_wants_max_completion_tokens(server: Server) -> None:
+    server.faults = [Reply(400, {"error": {"message": "Use 'max_completion_tokens' instead."}})]
+    answer(server, seed=7)
+    assert [seen.body["seed"] for seen in server.seen] == [7, 7]
+
+
+def models(server: Server, **options: Any) -> dict[str, str]:
+    async def ask() -> dict[str, str]:
+        async with Run(server, **options).endpoint as endpoint:
+            return await endpoint.models()
+
+    return asyncio.run(ask())
+
+
+def test_the_models_of_a_server_come_with_who_offers_them(server: Server) -> None:
+    server.models = [listing("base", "gaokao")]
+    assert models(server) == {"base": "vllm", "gaokao": "vllm"}
+    assert server.models_asked[0]["authorization"] == f"Bearer {KEY}"
+
+
+NO_LIST = {
+    "no route": Reply(404, {"detail": "Not Found"}),
+    "not allowed": Reply(403, {"error": {"message": "missing scope"}}),
+    "no method": Reply(405, ""),
+    "redirect": Reply(307, "", headers={"Location": "http://127.0.0.1:9/v1/models"}),
+    "not JSON": Reply(body="<html>welcome</html>"),
+    "brackets": Reply(body="[" * 100_000),
+    "no data": Reply(body={"models": []}),
+    "names of another kind": Reply(body={"data": ["base"]}),
+    "null": Reply(body={"data": None}),
+    "a number for a name": Reply(body={"data": [{"id": 3}]}),
+    "always 500": Reply(500, "boom"),
+}
+
+
+@pytest.mark.parametrize("reply", NO_LIST.values(), ids=NO_LIST)
+def test_a_server_that_does_not_list_its_models_has_none_and_can_be_asked_all_the_same(
+    reply: Reply, server: Server
+) -> None:
+    server.models = [reply]
+    assert models(server) == {} and not server.seen
+    assert len(server.models_asked) == (3 if reply.status == 500 else 1)
+
+
+def test_passing_trouble_does_not_hide_the_list(server: Server) -> None:
+    server.models = [Reply(503, "loading"), Reply(429, {}), listing("base")]
+    assert models(server) == {"base": "vllm"}
+
+
+def test_a_refused_key_and_a_server_that_is_down_are_said_when_the_models_are_asked_for(server: Server) -> None:
+    server.models = [Reply(401, {"error": {"message": f"bad {KEY}"}})]
+    with pytest.raises(UserError, match=r"refuses the key \(HTTP 401: bad \*\*\*\); .*--key"):
+        models(server, names=NAMES)
+    with pytest.raises(UserError, match="cannot be reached"):
+        models(server, base_url=f"http://127.0.0.1:{free_port()}/v1", names=NAMES)
+
+
+def test_the_progress_bar_can_be_left_out(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    run(server, 2, bar=False)
+    assert capsys.readouterr().err == ""
+    run(server, 2)
+    assert "2/2" in capsys.readouterr().err
+
+
 # --- replies of another kind ----------------------------------------------------------------------------------------
 
 MALFORMED = {
@@ -182,7 +295,7 @@ MALFORMED = {
     "choices null": completion(None, choices=None),
     "no content": completion(None),
     "empty content": completion("  "),
-    "cut off": completion(None, choices=[{"index": 0, "message": {"content": "好"}, "finish_reason": "length"}]),
+    "cut off": cut_off("好"),
 }
 
 
@@ -350,6 +463,50 @@ def test_without_a_key_no_authorization_is_sent(server: Server, monkeypatch: pyt
     server.respond = lambda seen: Reply(401, {"error": {"message": "who?"}})
     with pytest.raises(UserError, match=r"refuses a request without a key .*who\?.*\(--key\)"):
         run(server, 1, api_key="", names=NAMES)
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
+def test_a_proxy_of_the_environment_hears_nothing_of_what_is_meant_for_this_machine(
+    variable: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running_server() as proxy:
+        monkeypatch.setenv(variable, proxy.url.removesuffix("/v1"))
+        assert len(run(server, 1).answers) == 1 and len(server.seen) == 1
+        assert not proxy.seen
+        # What is meant for another machine goes through it as the user has set it up.
+        Run(server, 1, base_url="http://models.example:8000/v1").start()
+        assert len(proxy.seen) == 1
+
+
+def test_trouble_on_the_way_through_a_proxy_names_it(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", server.url.removesuffix("/v1"))
+    server.respond = lambda seen: Reply(503, "no such host")
+    with pytest.raises(UserError, match=r"through the proxy of the environment; NO_PROXY=models\.example goes past it"):
+        run(server, 1, base_url="http://models.example/v1", retries=0)
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(UserError, match=r"cannot be reached.*NO_PROXY=models\.example"):
+        run(server, 1, base_url="http://models.example/v1")
+    with pytest.raises(UserError) as caught:
+        run(server, 1, retries=0)
+    assert "NO_PROXY" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "here"),
+    [
+        ("http://localhost:8000/v1", True),
+        ("http://LOCALHOST/v1", True),
+        ("http://a.localhost/v1", True),
+        ("http://127.0.0.1:8000/v1", True),
+        ("http://127.8.8.8/v1", True),
+        ("http://[::1]:8000/v1", True),
+        ("http://192.168.0.1/v1", False),
+        ("http://localhost.example/v1", False),
+        ("http://[2001:db8::1]/v1", False),
+    ],
+)
+def test_which_addresses_are_of_this_machine(url: str, here: bool) -> None:
+    assert is_this_machine(url) is here
 
 
 def test_bad_keys_are_not_repeated_in_the_message(monkeypatch: pytest.MonkeyPatch) -> None:
