@@ -1,9 +1,9 @@
-"""Where raw entries come from: JSON, JSON Lines, CSV and Parquet files, folders of them, datasets on the hub.
+"""Where raw entries come from: JSON, JSON Lines, CSV, Excel and Parquet files, folders of them, datasets on the hub.
 
 Nothing is validated here beyond the file format: an entry is whatever stands there, with the place it stands at.
 JSON Lines and CSV are read line by line, so memory stays bounded whatever the size of the file (13 MB for one of
-200 MB); Parquet by row groups, as large as its writer made them. A JSON list has to be read whole: a huge one belongs
-into JSON Lines.
+200 MB); Parquet by row groups, as large as its writer made them; Excel row by row, but for the list of its texts. A JSON
+list has to be read whole: a huge one belongs into JSON Lines.
 """
 
 import codecs
@@ -15,34 +15,46 @@ import json
 import os
 import re
 import shlex
+import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
+from xml.parsers import expat
 
-from gaokao.errors import Errors, UserError, elsewhere, first_line
+from gaokao.errors import Errors, UserError, elsewhere, first_line, shown
 
 Spec = str | Path | Sequence[str | Path]
 """One file, folder or `hub:owner/name[:split]`, or several of them."""
 
 HUB = "hub:"
 # What counts as data in a folder. A file that is named itself may be called anything; other suffixes are read as JSON.
-DATA_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+DATA_SUFFIXES = (".json", ".jsonl", ".csv", ".xlsx", ".parquet")
 # What `datasets` and the hub write beside the data, in JSON as well.
 NOT_DATA = ("dataset_info.json", "dataset_infos.json", "state.json")
 REMEDIES = {
-    **dict.fromkeys((".xlsx", ".xls", ".et", ".ods"), "is a spreadsheet; save it as CSV UTF-8"),
+    **dict.fromkeys((".xls", ".xlsm", ".et", ".ods"), "is a spreadsheet; save it as CSV UTF-8 or as .xlsx"),
     **dict.fromkeys(
         (".gz", ".zip", ".7z", ".rar", ".bz2", ".xz", ".zst"), "is packed; unpack it and name what is inside"
     ),
-    **dict.fromkeys((".doc", ".docx", ".pdf"), "is a document; bring its questions into a table and save that as CSV"),
+    **dict.fromkeys(
+        (".doc", ".docx", ".pdf"), "is a document; bring its questions into a table and save that as .xlsx or CSV"
+    ),
     ".arrow": "is an Arrow file; write it as Parquet: datasets.load_from_disk(...).to_parquet(...)",
 }
-# Columns of a CSV file whose cells may hold a JSON list: several sub-questions, the turns of a chat.
+# Columns of a table (CSV, Excel) whose cells may hold a JSON list: several sub-questions, the turns of a chat.
 LIST_COLUMNS = ("answer", "参考答案", "messages")
-FORMATS = "a data file is a JSON list, JSON Lines with one record a line, CSV or Parquet"
+FORMATS = "a data file is a JSON list, JSON Lines with one record a line, CSV, Excel (.xlsx) or Parquet"
 
 PARQUET_ROWS_AT_ONCE = 256
+
+# What a file begins with that a program of Word, Excel or WPS wrote: before 2007 (or with a password), and since.
+OLE2, ZIP = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", b"PK\x03\x04"
+# Formats of East Asian dates that an Excel file names by number only, so that openpyxl takes their cells for numbers.
+DATES_BY_NUMBER = {*range(27, 37), *range(50, 59)}
+DATES_WITH_YEAR = {27, 30, 31, 36, 50, 52, 57}
+CALCULATE = "save the file in Excel or WPS, or put the value in its place"
 
 
 class Raw(NamedTuple):
@@ -76,11 +88,11 @@ def collect_errors(spec: Spec, option: str = "") -> Iterator[Errors[str]]:
         raise UserError(errors.text(f"{name}{spec_text(spec)}: {errors.count:,} error(s) in the records:"))
 
 
-class _UnreadableError(Exception):
+class _UnreadableError(UserError):
     """A source, or its rest, cannot be read."""
 
     def __init__(self, where: object, problem: str) -> None:
-        super().__init__(where, problem)
+        super().__init__(f"{where}: {problem}")
         self.where, self.problem = str(where), problem
 
 
@@ -117,7 +129,7 @@ def read_raw(spec: Spec) -> Iterator[Raw]:
             yield from _read_source(source)
         except _UnreadableError as error:
             if len(sources) == 1:
-                raise UserError(f"{error.where}: {error.problem}") from None
+                raise UserError(str(error)) from None
             yield Raw(error.where, problem=error.problem)
 
 
@@ -137,7 +149,8 @@ def _data_files(folder: Path) -> list[Path]:
         names = sorted(os.listdir(folder))
     except OSError:
         return []
-    files = [folder / name for name in names if not name.startswith(".") and name not in NOT_DATA]
+    # ~$ begins the name of what Excel leaves beside a file as long as it is open.
+    files = [folder / name for name in names if not name.startswith((".", "~$")) and name not in NOT_DATA]
     return [file for file in files if file.suffix.lower() in DATA_SUFFIXES and file.is_file()]
 
 
@@ -171,33 +184,46 @@ def _listing(folder: Path) -> str:
 
 
 def _text_lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file with their ends, without a BOM. Decoded one by one, so that a bad byte has a line."""
-    ascii_so_far = True
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if number == 1:
-                if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and b"\0" in line:
-                    raise _UnreadableError(path, f"is UTF-16 text; {_conversion(path, 'UTF-16')}")
-                line = line.removeprefix(codecs.BOM_UTF8)
-            try:
-                text = line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                if error.reason == "unexpected end of data" and error.end == len(line):
-                    problem = "ends in the middle of a character: the file is cut off; copy or download it again"
-                elif ascii_so_far and _is_chinese_in_gb18030(line):
-                    problem = f"is not UTF-8 but looks like GB18030/GBK; {_conversion(path, 'GB18030')}"
-                else:
-                    problem = (
-                        f"is not UTF-8 (byte {error.start + 1} of the line); fix the line, or save the file as UTF-8"
-                    )
-                raise _UnreadableError(f"{path}:{number}", problem) from None
-            ascii_so_far = ascii_so_far and text.isascii()
-            yield text
+        yield from decode_lines(file, path)
 
 
-def _conversion(path: Path, encoding: str) -> str:
-    name = shlex.quote(path.name)
-    return f"convert it: iconv -f {encoding} -t UTF-8 {name} > utf8-{name} (or save it as UTF-8 in an editor)"
+def decode_lines(lines: Iterable[bytes], source: Path | str) -> Iterator[str]:
+    """The lines of a UTF-8 text with their ends, without a BOM. Decoded one by one, so that a bad byte has a line.
+
+    Args:
+        lines: as a file opened in binary mode gives them.
+        source: the file, or the name of what is none, for messages.
+
+    Raises:
+        UserError: not UTF-8; the message names the line, the encoding where it is known, and how to convert it.
+    """
+    ascii_so_far = True
+    for number, line in enumerate(lines, 1):
+        if number == 1:
+            if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                raise _UnreadableError(source, f"is UTF-16 text; {_conversion(source, 'UTF-16')}")
+            line = line.removeprefix(codecs.BOM_UTF8)
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            if error.reason == "unexpected end of data" and error.end == len(line):
+                problem = "ends in the middle of a character: the file is cut off; copy or download it again"
+            elif ascii_so_far and _is_chinese_in_gb18030(line):
+                problem = f"is not UTF-8 but looks like GB18030/GBK; {_conversion(source, 'GB18030')}"
+            else:
+                problem = f"is not UTF-8 (byte {error.start + 1} of the line); fix the line, or save the file as UTF-8"
+            raise _UnreadableError(f"{source}:{number}", problem) from None
+        ascii_so_far = ascii_so_far and text.isascii()
+        yield text
+
+
+def _conversion(source: Path | str, encoding: str) -> str:
+    command = f"iconv -f {encoding} -t UTF-8"
+    if isinstance(source, str):
+        return f"send it through {command}"
+    name = shlex.quote(source.name)
+    return f"convert it: {command} {name} > utf8-{name} (or save it as UTF-8 in an editor)"
 
 
 def _is_chinese_in_gb18030(line: bytes) -> bool:
@@ -276,7 +302,7 @@ def _read_csv(path: Path) -> Iterator[Raw]:
     start = 1
     try:
         header = [name.strip() for name in next(rows, [])]
-        _check_header(path, header)
+        _check_header(f"{path}:1", header)
         start = rows.line_num + 1
         for row in rows:
             where, start = f"{path}:{start}", rows.line_num + 1
@@ -290,8 +316,7 @@ def _read_csv(path: Path) -> Iterator[Raw]:
                     'line ends in "…", and double the quotation marks in them',
                 )
                 continue
-            cells = {name: _cell(name, cell) for name, cell in zip(header, row, strict=True)}
-            yield Raw(where, cells, _half_character(cells) if any("\\u" in cell for cell in row) else "")
+            yield _row(where, header, row)
     except csv.Error as error:
         raise _UnreadableError(
             f"{path}:{start}",
@@ -299,18 +324,26 @@ def _read_csv(path: Path) -> Iterator[Raw]:
         ) from None
 
 
-def _check_header(path: Path, header: list[str]) -> None:
+def _check_header(where: str, header: list[str]) -> None:
     if not any(header):
-        raise _UnreadableError(path, "the file is empty; the first line of a CSV file holds the names of the columns")
+        raise _UnreadableError(
+            where.rpartition(":")[0], "the file is empty; the first line of a CSV file holds the names of the columns"
+        )
     if len(header) == 1 and (found := re.search(r"[;\t]", header[0])):
-        raise _UnreadableError(f"{path}:1", f"its cells are separated by {found.group()!r}; save it with commas")
+        raise _UnreadableError(where, f"its cells are separated by {found.group()!r}; save it with commas")
     if "" in header:
         raise _UnreadableError(
-            f"{path}:1",
+            where,
             f"column {header.index('') + 1} has no name; name it or remove it (pandas: to_csv(..., index=False))",
         )
     if twice := sorted({name for name in header if header.count(name) > 1}):
-        raise _UnreadableError(f"{path}:1", f"has the column {', '.join(twice)} twice; keep one")
+        raise _UnreadableError(where, f"has the column {', '.join(twice)} twice; keep one")
+
+
+def _row(where: str, header: Sequence[str], row: Sequence[str]) -> Raw:
+    """The entry of a row of texts."""
+    cells = {name: _cell(name, cell) for name, cell in zip(header, row, strict=True)}
+    return Raw(where, cells, _half_character(cells) if any("\\u" in cell for cell in row) else "")
 
 
 def _cell(name: str, cell: str) -> Any:
@@ -320,6 +353,169 @@ def _cell(name: str, cell: str) -> Any:
         if not problem and value and isinstance(value, list) and all(isinstance(part, str | dict) for part in value):
             return value
     return cell
+
+
+def _read_excel(path: Path) -> Iterator[Raw]:
+    with path.open("rb") as file:
+        start = file.read(len(OLE2))
+        if start == OLE2:
+            file.seek(0)
+            secret = "EncryptedPackage".encode("utf-16-le") in file.read()
+            what = "has a password" if secret else "is an .xls under another name"
+            raise _UnreadableError(path, f"{what}; open it and save it as .xlsx without a password, or as CSV UTF-8")
+        if not start.startswith(ZIP):
+            raise _UnreadableError(path, "is not an .xlsx file; open it in Excel or WPS and save it as .xlsx")
+        try:
+            import openpyxl
+        except ImportError:
+            raise _UnreadableError(
+                path, "reading .xlsx needs openpyxl: pip install openpyxl (or save it as CSV UTF-8)"
+            ) from None
+        try:
+            # It warns of what it does not keep, such as lists to choose from; nothing of that is data.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                book = openpyxl.load_workbook(file, read_only=True, data_only=True)
+            yield from _excel_rows(path, book)
+        except _UnreadableError:
+            raise
+        except Exception as error:  # noqa: BLE001 - what a damaged file does to zip, XML and openpyxl has no common type
+            raise _UnreadableError(
+                path,
+                f"is not an .xlsx file, or damaged or cut off ({first_line(error)}); open it in Excel or WPS and save it "
+                "again, or copy it again",
+            ) from None
+
+
+def _excel_rows(path: Path, book: Any) -> Iterator[Raw]:
+    """The rows below the header of the first sheet that shows anything."""
+    sheets = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"]
+    for sheet in sheets:
+        # What a file says of its own size is often wrong, and rows would be cut there.
+        sheet.reset_dimensions()
+        merged, unfilled = _merged_and_unfilled(sheet)
+        header: list[str] = []
+        for number, cells in enumerate(_quietly(sheet.iter_rows()), 1):
+            where = f"{path}:{number}"
+            problems = [f"{cell} holds a formula without a value; {CALCULATE}" for cell in unfilled.get(number, ())]
+            row: list[str] = []
+            for cell in cells:
+                text, problem = _excel_text(cell)
+                row.append(text)
+                problems += [f"{cell.coordinate} {problem}"] if problem else []
+            while row and not row[-1].strip():
+                row.pop()
+            if problems and not header:
+                raise _UnreadableError(where, "; ".join(problems))
+            if problems:
+                yield Raw(where, problem="; ".join(problems))
+            elif not row:
+                continue
+            elif not header:
+                if merged:
+                    raise _UnreadableError(
+                        path,
+                        f"has merged cells ({', '.join(merged[:3])}{' …' if len(merged) > 3 else ''}), of which only the "
+                        "first holds a value; unmerge them and fill each one (a title above the table has to go)",
+                    )
+                header = [name.strip() for name in row]
+                _check_header(where, header)
+            elif len(row) > len(header):
+                at = next(at for at in range(len(header), len(row)) if row[at].strip())
+                problem = (
+                    f"{cells[at].coordinate} holds {shown(row[at])}, but its column has no name; name it or empty it"
+                )
+                yield Raw(where, problem=problem)
+            else:
+                yield _row(where, header, row + [""] * (len(header) - len(row)))
+        if header:
+            return
+    raise _UnreadableError(path, "the file is empty; the first row of a sheet holds the names of the columns")
+
+
+def _quietly(rows: Iterator[Sequence[Any]]) -> Iterator[Sequence[Any]]:
+    while True:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            row = next(rows, None)
+        if row is None:
+            return
+        yield row
+
+
+def _merged_and_unfilled(sheet: Any) -> tuple[list[str], dict[int, list[str]]]:
+    """The merged ranges of a sheet, and by row its cells with a formula that nothing has calculated yet.
+
+    openpyxl gives neither where it reads row by row.
+    """
+    merged: list[str] = []
+    unfilled: dict[int, list[str]] = defaultdict(list)
+    row = 0
+    cell: dict[str, str] = {}
+    inside = ""
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        nonlocal row, cell, inside
+        inside = name.rpartition(" ")[2]
+        if inside == "row":
+            row = int(attributes.get("r", row + 1))
+        elif inside == "c":
+            cell = {"r": "a cell", **attributes}
+        elif inside in ("f", "v"):
+            cell[inside] = ""
+        elif inside == "mergeCell":
+            merged.append(attributes["ref"])
+
+    def text(data: str) -> None:
+        if inside == "v":
+            cell["v"] += data
+
+    def end(name: str) -> None:
+        nonlocal inside
+        inside = ""
+        # A formula may well give an empty text.
+        if (
+            name.rpartition(" ")[2] == "c"
+            and "f" in cell
+            and not cell.get("v")
+            and not (cell.get("t") == "str" and "v" in cell)
+        ):
+            unfilled[row].append(cell["r"])
+
+    parser = expat.ParserCreate(namespace_separator=" ")
+    parser.StartElementHandler, parser.CharacterDataHandler, parser.EndElementHandler = start, text, end
+    source: IO[bytes]
+    with sheet._get_source() as source:
+        parser.ParseFile(source)
+    return merged, unfilled
+
+
+def _excel_text(cell: Any) -> tuple[str, str]:
+    """What a cell shows, as far as it can be told, and what is wrong with it."""
+    value = cell.value
+    if value is None:
+        return "", ""
+    if cell.data_type == "e":
+        return str(value), f"holds the error {value}; {CALCULATE}"
+    if isinstance(value, str):
+        # How a carriage return is written in these files.
+        return value.replace("_x000D_", ""), ""
+    if isinstance(value, bool):
+        return str(value).upper(), ""
+    number, form = cell.style_array.numFmtId, cell.number_format
+    if number in DATES_BY_NUMBER or not isinstance(value, int | float):
+        if number not in DATES_WITH_YEAR and (number in DATES_BY_NUMBER or "y" not in form.lower()):
+            return "", "holds a date or time, which Excel makes of 1/2, 3-5 or 2:1; format it as text and write it anew"
+        return _date_text(value), ""
+    return (f"{value * 100:.15g}%" if "%" in form else f"{value:.15g}"), ""
+
+
+def _date_text(value: Any) -> str:
+    if isinstance(value, int | float):
+        from openpyxl.utils.datetime import from_excel
+
+        value = from_excel(value)
+    return str(value).removesuffix(" 00:00:00")
 
 
 def _read_parquet(path: Path) -> Iterator[Raw]:
@@ -380,4 +576,8 @@ def _as_text(value: Any) -> str:
     raise TypeError(f"a value of the type {type(value).__name__}, neither text nor number")
 
 
-_READERS: dict[str, Callable[[Path], Iterator[Raw]]] = {".csv": _read_csv, ".parquet": _read_parquet}
+_READERS: dict[str, Callable[[Path], Iterator[Raw]]] = {
+    ".csv": _read_csv,
+    ".xlsx": _read_excel,
+    ".parquet": _read_parquet,
+}

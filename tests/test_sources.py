@@ -6,12 +6,15 @@ GAOKAO_BIG_FILE_TEST=1 adds the reading of a 200 MB file in a process of its own
 import csv
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import threading
 import tracemalloc
 import types
+import warnings
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -55,12 +58,30 @@ def write_parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
+def write_excel(path: Path, rows: list[dict[str, Any]], change: Callable[[Any], None] | None = None) -> Path:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    book.active.append(list(rows[0]))
+    for row in rows:
+        book.active.append([json.dumps(v, ensure_ascii=False) if isinstance(v, list) else v for v in row.values()])
+    if change is not None:
+        change(book.active)
+    book.save(path)
+    return path
+
+
 def write(path: Path, rows: list[Any]) -> Path:
     """Write rows in the format of the file's suffix."""
     if path.suffix == ".json":
         path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
         return path
-    return {".jsonl": write_lines, ".csv": write_csv, ".parquet": write_parquet}[path.suffix](path, rows)
+    writers: dict[str, Callable[..., Path]] = {
+        ".jsonl": write_lines,
+        ".csv": write_csv,
+        ".parquet": write_parquet,
+        ".xlsx": write_excel,
+    }
+    return writers[path.suffix](path, rows)
 
 
 def faults(spec: Spec) -> str:
@@ -127,7 +148,7 @@ def test_a_folder_is_read_by_name_and_only_its_data_files(tmp_path: Path) -> Non
     write(tmp_path / "a.jsonl", [record_row(1)])
     write(tmp_path / "c.csv", [record_row(3)])
     write(tmp_path / "d.PARQUET".lower(), [record_row(4)])
-    for name in ("README.md", "LICENSE", "dataset_info.json", ".hidden.json", "a.jsonl.part"):
+    for name in ("README.md", "LICENSE", "dataset_info.json", ".hidden.json", "a.jsonl.part", "~$open.xlsx"):
         (tmp_path / name).write_text("no data", encoding="utf-8")
     (tmp_path / "folder.json").mkdir()
     assert [record.id for record in load_records(tmp_path)] == ["r1", "r2", "r3", "r4"]
@@ -200,6 +221,9 @@ def test_a_missing_library_names_the_command_that_brings_it(tmp_path: Path, monk
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert "pip install pyarrow" in faults(tmp_path / "a.parquet")
+    (tmp_path / "a.xlsx").write_bytes(b"PK\x03\x04")
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    assert "pip install openpyxl (or save it as CSV UTF-8)" in faults(tmp_path / "a.xlsx")
 
 
 @pytest.mark.parametrize("spec", ["hub:", "hub:questions", "hub:some/questions/more"])
@@ -243,6 +267,8 @@ def test_faults_of_several_files_are_reported_together_and_in_place(tmp_path: Pa
         ("b.csv", lambda data: data[: data.rindex("引号".encode()) + 6], "is not CSV from here on"),
         ("b.parquet", lambda data: data[: len(data) // 2], "is not Parquet, or damaged or cut off"),
         ("b.parquet", lambda data: b"", "is not Parquet, or damaged or cut off"),
+        ("b.xlsx", lambda data: data[: len(data) // 2], "is not an .xlsx file, or damaged or cut off"),
+        ("b.xlsx", lambda data: b"", "is not an .xlsx file; open it in Excel or WPS"),
         ("b.json", lambda data: b"", "the file is empty"),
         ("b.csv", lambda data: b"", "the file is empty"),
         ("b.jsonl", lambda data: b"\x00" * 4096, "is not JSON"),
@@ -303,6 +329,9 @@ def test_utf16_text_says_so_and_how_to_convert_it(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", ROWS)
     path.write_bytes(path.read_text(encoding="utf-8").encode("utf-16"))
     assert "is UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8 a.csv > utf8-a.csv" in faults(path)
+    # A first line of Chinese letters alone holds no zero byte.
+    path.write_bytes(b"\xff\xfe" + "科目\n".encode("utf-16-le"))
+    assert "is UTF-16 text" in faults(path)
 
 
 def test_damaged_utf8_is_not_taken_for_gb18030(tmp_path: Path) -> None:
@@ -352,7 +381,10 @@ def test_values_that_json_does_not_know_are_text_or_a_fault(tmp_path: Path) -> N
         ("[" * 100_000, "brackets nested a thousand deep"),
         (f'[{{"id": {"9" * 5000}}}]', "is not JSON (Exceeds the limit"),
         ('[{"id": "a"},', "it ends too early"),
-        ('{\n  "id": "a"\n}\n', "a data file is a JSON list, JSON Lines with one record a line, CSV or Parquet"),
+        (
+            '{\n  "id": "a"\n}\n',
+            "a data file is a JSON list, JSON Lines with one record a line, CSV, Excel (.xlsx) or Parquet",
+        ),
     ],
 )
 def test_json_that_cannot_be_used_is_a_fault_and_no_traceback(tmp_path: Path, text: str, said: str) -> None:
@@ -363,7 +395,8 @@ def test_json_that_cannot_be_used_is_a_fault_and_no_traceback(tmp_path: Path, te
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("a.xlsx", "is a spreadsheet; save it as CSV UTF-8"),
+        ("a.xls", "is a spreadsheet; save it as CSV UTF-8 or as .xlsx"),
+        ("a.et", "is a spreadsheet; save it as CSV UTF-8 or as .xlsx"),
         ("a.json.gz", "is packed; unpack it"),
         ("a.docx", "is a document"),
         ("a.arrow", "write it as Parquet"),
@@ -375,7 +408,7 @@ def test_other_formats_name_the_way_to_one_that_is_read(tmp_path: Path, name: st
 
 
 def test_a_folder_without_data_lists_what_it_holds(tmp_path: Path) -> None:
-    assert "is a folder without data files (.json, .jsonl, .csv, .parquet); it is empty" in faults(tmp_path)
+    assert "is a folder without data files (.json, .jsonl, .csv, .xlsx, .parquet); it is empty" in faults(tmp_path)
     (tmp_path / "notes.txt").touch()
     assert "it holds notes.txt" in faults(tmp_path)
 
@@ -393,6 +426,197 @@ def test_a_file_that_lies_in_the_projects_folder_says_where_to_start(
     monkeypatch.chdir(tmp_path)
     assert f"(there is one in the project's folder; start from there: cd {ROOT})" in faults("gaokao_data/train.json")
     assert "project" not in faults("gaokao_data/none.json")
+
+
+# --- Excel -----------------------------------------------------------------------------------------------------------
+
+
+SHEET = "xl/worksheets/sheet1.xml"
+
+
+def excel_cells(path: Path) -> list[dict[str, Any] | str]:
+    """What the rows of a file become: their values, or what is wrong with them."""
+    return [raw.problem or raw.value for raw in read_raw(path)]
+
+
+def test_an_excel_file_with_chinese_columns_names_its_rows(tmp_path: Path) -> None:
+    names = {"subject": "科目", "type": "题型", "question": "题干", "answer": "参考答案", "analysis": "解析"}
+    rows = [{names.get(key, key): value for key, value in row.items()} for row in ROWS]
+    path = write_excel(tmp_path / "a.xlsx", rows)
+    assert load_records(path) == load_records(write_csv(tmp_path / "b.csv", ROWS))
+    assert [raw.where for raw in read_raw(path)] == [f"{path}:2", f"{path}:3", f"{path}:4"]
+    rows[2]["科目"] = "音乐"
+    assert f'{path}:4 (id r2): subject (科目) is "音乐"' in faults(write_excel(path, rows))
+
+
+def test_excel_cells_become_the_texts_that_are_shown(tmp_path: Path) -> None:
+    import datetime
+
+    values = [
+        1,
+        3.0,
+        0.1 + 0.2,
+        -2.5,
+        True,
+        0.07,
+        datetime.datetime(2024, 6, 7),
+        " 甲_x000D_\n乙 ",
+        None,
+        '["甲", "乙"]',
+    ]
+    names = [*"abcdefghi", "answer"]
+
+    def change(sheet: Any) -> None:
+        sheet["F2"].number_format = "0%"
+        sheet["G2"].number_format = "yyyy-mm-dd"
+
+    path = write_excel(tmp_path / "a.xlsx", [dict(zip(names, values, strict=True))], change)
+    shown = ["1", "3", "0.3", "-2.5", "TRUE", "7%", "2024-06-07", " 甲\n乙 ", "", ["甲", "乙"]]
+    assert excel_cells(path) == [dict(zip(names, shown, strict=True))]
+
+
+@pytest.mark.parametrize(("form", "value"), [("m/d", 46024), ('m"月"d"日"', 46024), ("h:mm", 0.0847)])
+def test_a_fraction_that_excel_took_for_a_date_is_named(tmp_path: Path, form: str, value: float) -> None:
+    path = write_excel(tmp_path / "a.xlsx", [{"a": value}], lambda sheet: setattr(sheet["A2"], "number_format", form))
+    assert excel_cells(path) == [
+        "A2 holds a date or time, which Excel makes of 1/2, 3-5 or 2:1; format it as text and write it anew"
+    ]
+
+
+@pytest.mark.parametrize(("number", "said"), [(58, "A2 holds a date or time"), (31, "2026-01-02")])
+def test_dates_of_a_chinese_excel_have_a_format_without_a_name(tmp_path: Path, number: int, said: str) -> None:
+    path = write_excel(
+        tmp_path / "a.xlsx", [{"a": 46024}], lambda sheet: setattr(sheet["A2"], "number_format", "0.00%")
+    )
+    rewrite(path, "xl/styles.xml", 'numFmtId="10"', f'numFmtId="{number}"')
+    (found,) = excel_cells(path)
+    assert found == {"a": said} if isinstance(found, dict) else found.startswith(said)
+
+
+def rewrite(path: Path, part: str, pattern: str, new: str) -> None:
+    """Change what a pattern finds in one part of an Excel file."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name).decode() for name in archive.namelist()}
+    parts[part], times = re.subn(pattern, new, parts[part])
+    assert times
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+
+
+def test_empty_rows_and_columns_of_an_excel_file_are_passed_over(tmp_path: Path) -> None:
+    def change(sheet: Any) -> None:
+        sheet.insert_rows(1, 2)
+        sheet["A6"], sheet["B8"], sheet["A9"], sheet["F9"] = "r9", " ", None, "  "
+
+    path = write_excel(tmp_path / "a.xlsx", [{"id": "r1", "b": "甲"}], change)
+    # The size that a file gives of itself may be wrong.
+    rewrite(path, SHEET, '<dimension ref="A3:F9"', '<dimension ref="A1:A1"')
+    assert list(read_raw(path)) == [
+        (f"{path}:4", {"id": "r1", "b": "甲"}, ""),
+        (f"{path}:6", {"id": "r9", "b": ""}, ""),
+    ]
+
+
+def test_the_first_sheet_with_data_that_is_shown_is_read(tmp_path: Path) -> None:
+    def change(sheet: Any) -> None:
+        book = sheet.parent
+        book.create_sheet("empty", 0)
+        book.create_sheet("hidden", 0).append(["hidden"])
+        book["hidden"].sheet_state = "hidden"
+        book.create_sheet("last").append(["last"])
+        book.active = 1
+
+    assert excel_cells(write_excel(tmp_path / "a.xlsx", [{"id": "r1"}], change)) == [{"id": "r1"}]
+    openpyxl = pytest.importorskip("openpyxl")
+    openpyxl.Workbook().save(tmp_path / "b.xlsx")
+    assert "b.xlsx: the file is empty; the first row of a sheet holds the names" in faults(tmp_path / "b.xlsx")
+
+
+def test_formulas_are_read_by_their_values_and_named_without_one(tmp_path: Path) -> None:
+    def change(sheet: Any) -> None:
+        sheet["B2"], sheet["B3"] = "=1+2", "=1/0"
+
+    path = write_excel(
+        tmp_path / "a.xlsx", [{"id": "r1", "b": ""}, {"id": "r2", "b": ""}, {"id": "r3", "b": "甲"}], change
+    )
+    assert excel_cells(path) == [
+        *(
+            f"B{n} holds a formula without a value; save the file in Excel or WPS, or put the value in its place"
+            for n in (2, 3)
+        ),
+        {"id": "r3", "b": "甲"},
+    ]
+    rewrite(path, SHEET, r"<f>1\+2</f><v ?/?>(</v>)?", "<f>1+2</f><v>3</v>")
+    rewrite(path, SHEET, '<c r="B3"', '<c r="B3" t="e"')
+    rewrite(path, SHEET, "<f>1/0</f><v ?/?>(</v>)?", "<f>1/0</f><v>#DIV/0!</v>")
+    assert excel_cells(path)[:2] == [
+        {"id": "r1", "b": "3"},
+        "B3 holds the error #DIV/0!; save the file in Excel or WPS, or put the value in its place",
+    ]
+
+
+def test_a_formula_that_gives_an_empty_text_has_a_value(tmp_path: Path) -> None:
+    path = write_excel(tmp_path / "a.xlsx", [{"id": "r1", "b": 7}])
+    rewrite(path, SHEET, '<c r="B2" t="n"><v>7</v>', '<c r="B2" t="str"><f>T(1)</f><v></v>')
+    assert excel_cells(path) == [{"id": "r1", "b": ""}]
+
+
+def test_merged_cells_are_named(tmp_path: Path) -> None:
+    path = write_excel(tmp_path / "a.xlsx", ROWS, lambda sheet: sheet.merge_cells("D2:D4"))
+    assert f"{path}: has merged cells (D2:D4), of which only the first holds a value; unmerge them" in faults(path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([["id", None, "b"], [1, 2, 3]], "a.xlsx:1: column 2 has no name"),
+        ([["id", "b", "b"], [1, 2, 3]], "a.xlsx:1: has the column b twice"),
+        ([["id", "b"], [1, 2, None, "多"]], 'a.xlsx:2: D2 holds "多", but its column has no name; name it or empty it'),
+        ([["id", "=1"], [1, 2]], "a.xlsx:1: B1 holds a formula without a value"),
+        ([["id", "b"]], "a.xlsx: holds no records"),
+    ],
+)
+def test_an_excel_file_that_is_no_table_says_why(tmp_path: Path, rows: list[list[Any]], said: str) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in rows:
+        book.active.append(row)
+    book.save(tmp_path / "a.xlsx")
+    assert said in faults(tmp_path / "a.xlsx")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600),
+            "is an .xls under another name; open it and save it as .xlsx",
+        ),
+        (
+            b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600) + "EncryptedPackage".encode("utf-16-le"),
+            "has a password; open it and save it as .xlsx without a password, or as CSV UTF-8",
+        ),
+        ("科目,题型\n".encode(), "is not an .xlsx file; open it in Excel or WPS and save it as .xlsx"),
+        (b"PK\x03\x04" + bytes(100), "is not an .xlsx file, or damaged or cut off (File is not a zip file)"),
+    ],
+)
+def test_what_is_only_named_xlsx_is_told_by_its_first_bytes(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "a.xlsx").write_bytes(content)
+    assert said in faults(tmp_path / "a.xlsx")
+
+
+def test_lists_to_choose_from_are_read_without_a_warning(tmp_path: Path) -> None:
+    path = write_excel(tmp_path / "a.xlsx", [{"id": "r1"}])
+    rewrite(
+        path,
+        SHEET,
+        "</worksheet>",
+        '<extLst><ext uri="{CCE6A557-97BC-4b89-ADB6-D9C93CAAB3DF}"/></extLst></worksheet>',
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert excel_cells(path) == [{"id": "r1"}]
 
 
 # --- size ------------------------------------------------------------------------------------------------------------
