@@ -267,6 +267,12 @@ def test_a_heading_leads_the_passage_behind_it(sections: list[tuple[list[str], i
         assert passage.split("\n")[-1] not in HEADINGS
 
 
+def test_headings_at_the_end_stay_with_what_stands_before_them() -> None:
+    headings = [f"{number}、{'很长的标题' * 6}" for number in "一二三四五六七八九十"]
+    for sentences in range(14, 40):
+        assert SENTENCE in cut("\n".join([SENTENCE * 10, *[SENTENCE] * sentences, *headings]))[-1]
+
+
 def test_a_text_is_cut_at_its_headings_and_at_paragraphs_between_them() -> None:
     first, second = [f"第{number}节 标题\n" + "\n".join(["　　" + SENTENCE * 3] * 6) for number in (1, 2)]
     passages = cut(f"{first}\n\n{second}\n{SENTENCE * 6}\n{SENTENCE * 6}")

@@ -556,6 +556,16 @@ def test_formulas_are_read_by_their_values_and_named_without_one(tmp_path: Path)
     ]
 
 
+def test_a_formula_below_an_empty_row_is_named_in_its_own_and_one_in_the_header_ends_the_reading(
+    tmp_path: Path,
+) -> None:
+    path = write_excel(tmp_path / "a.xlsx", [{"id": "r1"}], lambda sheet: sheet.__setitem__("A5", "=1"))
+    assert [(raw.where, raw.problem[:8]) for raw in read_raw(path)] == [(f"{path}:2", ""), (f"{path}:5", "A5 holds")]
+    write_excel(path, [{"id": "r1"}], lambda sheet: sheet.__setitem__("A1", "=1"))
+    with pytest.raises(UserError, match="a.xlsx:1: A1 holds a formula without a value"):
+        list(read_raw(path))
+
+
 def test_a_formula_that_gives_an_empty_text_has_a_value(tmp_path: Path) -> None:
     path = write_excel(tmp_path / "a.xlsx", [{"id": "r1", "b": 7}])
     rewrite(path, SHEET, '<c r="B2" t="n"><v>7</v>', '<c r="B2" t="str"><f>T(1)</f><v></v>')
