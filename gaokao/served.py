@@ -41,7 +41,7 @@ TIMEOUT = 900.0
 # Requests for one draft while the replies are no chat completions.
 ASKS = 3
 # These take every sampling parameter, and where one is not given, what the model's makers recommend: Qwen's would add
-# top_k 20 and a repetition penalty of 1.05 to what the user has set.
+# top_k 20 and a repetition penalty of 1.05 to what the user has set (vLLM reads generation_config.json).
 KNOWN_SERVERS = ("vllm", "sglang")
 NAMES_SHOWN = 20
 
@@ -160,7 +160,7 @@ class Served:
         if known or self.repetition_penalty != 1.0:
             sampling["repetition_penalty"] = self.repetition_penalty
         if known and self.do_sample:
-            sampling["top_k"] = -1
+            sampling |= {"top_k": -1, "min_p": 0.0}
         return sampling
 
     def _endpoint(self) -> Endpoint:

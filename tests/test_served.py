@@ -114,7 +114,7 @@ def test_what_the_makers_of_a_model_recommend_does_not_slip_in(owner: str, model
     server.models = [listing("base", "gaokao", owner=owner)]
     write(engine(server, model=model), jobs(1))
     body = server.seen[0].body
-    assert (body["top_k"], body["repetition_penalty"], body["top_p"]) == (-1, 1.0, 0.9)
+    assert (body["top_k"], body["min_p"], body["repetition_penalty"], body["top_p"]) == (-1, 0.0, 1.0, 0.9)
 
 
 def test_the_seed_belongs_to_the_job_and_fits_into_31_bits(server: Server) -> None:
