@@ -7,14 +7,15 @@ texts against wrong references of their subject) it says nothing.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from gaokao.checks import CHECKS, Outcome, Result
 from gaokao.errors import UserError, run_script
-from gaokao.grounding import grounding, note, screen
+from gaokao.figures import attempts_table, summary_text
+from gaokao.grounding import grounding
 from gaokao.metrics import CHANCE_ROUNDS, rate, rounded, score_parts, share, similarity
 from gaokao.results import Generated, read_results, scores_file
 from gaokao.runs import write_json
@@ -54,6 +55,7 @@ def summarize(items: Sequence[Generated], rounds: int = CHANCE_ROUNDS, seed: int
         "stopped_by_end_token": share(stopped),
         "three_sections_and_stopped": share([a and b for a, b in zip(complete, stopped, strict=True)]),
         "usable": rate([item.usable for item in items]),
+        "attempts": attempts_table(items),
         "checks": {
             check.name: {"hard": check.hard, **_passed([item.checks[column] for item in items])}
             for column, check in enumerate(CHECKS)
@@ -70,59 +72,6 @@ def _passed(results: Sequence[Result]) -> dict[str, int]:
         "passed": outcomes.count(Outcome.PASS),
         "applicable": len(outcomes) - outcomes.count(Outcome.NOT_APPLICABLE),
     }
-
-
-def summary_text(summary: Mapping[str, Any]) -> str:
-    """The figures as a few lines for a screen."""
-
-    def percent(value: float | None) -> str:
-        return "-" if value is None else f"{100 * value:.0f}%"
-
-    lines = [
-        f"form      {summary['items']} questions: three sections {percent(summary['three_sections'])}, stopped by the "
-        f"end token {percent(summary['stopped_by_end_token'])}, both {percent(summary['three_sections_and_stopped'])}",
-    ]
-    rate = summary["usable"]
-    if rate["items"]:
-        low, high = rate["interval_95"]
-        lines.append(
-            f"usable    {rate['passed']} of {rate['items']} pass every hard check: {percent(rate['rate'])} "
-            f"(95% interval {percent(low)} to {percent(high)})"
-        )
-    lines.append(f"checks    {_worst_checks(summary['checks'])}")
-    lines += [f"grounding {line}" for line in screen(summary["grounding"])]
-    if text := note(summary["grounding"]):
-        lines.append(f"          {text}")
-    lines.append(
-        _similarity_text(summary["similarity"])
-        if summary["scored"]
-        else "similarity not measured: no references in the data"
-    )
-    return "\n".join(lines)
-
-
-def _worst_checks(checks: Mapping[str, Mapping[str, Any]], count: int = 3) -> str:
-    """The checks that the most items fail, with passed/applicable."""
-    failed = {name: row["applicable"] - row["passed"] for name, row in checks.items()}
-    worst = sorted((name for name in checks if failed[name]), key=lambda name: -failed[name])[:count]
-    if not worst:
-        return "all passed"
-    return "worst: " + ", ".join(
-        f"{name} {checks[name]['passed']}/{checks[name]['applicable']}{'' if checks[name]['hard'] else ' (soft)'}"
-        for name in worst
-    )
-
-
-def _similarity_text(found: Mapping[str, Any]) -> str:
-    sections = ", ".join(f"{name} {value:.1f}" for name, value in found["sections"].items())
-    text = f"similarity {found['similarity']:.1f}"
-    if found["chance_level"] is None:
-        return f"{text}, no chance level (no subject has two references); {sections}"
-    verdict = "above chance" if found["above_chance"] else "no similarity above chance"
-    return (
-        f"{text}, chance level {found['chance_level']:.1f}: {verdict} (difference {found['difference']:+.1f}, standard "
-        f"error {found['standard_error']:.1f}, {found['compared_items']} items); {sections}"
-    )
 
 
 def main(argv: list[str]) -> None:

@@ -1,28 +1,33 @@
 """Generate gaokao questions with base + adapter, check them, and score them where the data carry references.
 
-python infer_qwen_gaokao.py                      # the adapter that train_qwen_gaokao.py wrote
+python infer_qwen_gaokao.py                      # the adapter that train_qwen_gaokao.py wrote; again: goes on
 python infer_qwen_gaokao.py --adapter none       # the bare base model, to compare with
 python infer_qwen_gaokao.py --adapter DIR --data.test my_passages.jsonl
+python infer_qwen_gaokao.py --textbook chapter.txt --subject 历史 --type 单选题 --count 5
+torchrun --nproc_per_node 8 infer_qwen_gaokao.py # on eight GPUs
 python infer_qwen_gaokao.py --help               # its keys of config.yaml
 """
 
-import os
+import argparse
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from evaluate import summarize, summary_text
-from gaokao.config import AUTO_ADAPTER, BARE_BASE, OTHER_DIR, OTHER_RUN, Config
-from gaokao.console import banner, closing_line, quiet_libraries, sample_text
-from gaokao.errors import UserError, run_script
+from evaluate import summarize
+from gaokao import chapters, runs, writing
+from gaokao.config import AUTO_ADAPTER, BARE_BASE, OPENAI, OTHER_DIR, OTHER_RUN, Config
+from gaokao.console import closing_line, quiet_libraries, sample_text
+from gaokao.errors import run_script
+from gaokao.figures import summary_text
+from gaokao.gate import Gate, load_training_questions
 from gaokao.records import Record, load_records
 from gaokao.results import Generated
-from gaokao.runs import ADAPTER, GENERATED, GENERATED_BASE, lock, make_folder, set_aside, write_json
 from gaokao.settings import Resolved, load_config, require_device
 
 
 def main(argv: list[str]) -> None:
-    """Config -> records -> base + adapter -> generated questions -> checks and scores."""
+    """Config -> records -> base + adapter, or a server -> generated questions -> checks and scores."""
     # What stops a job (timeout, kill, a scheduler) keeps the finished questions as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     resolved = load_config(
@@ -31,105 +36,84 @@ def main(argv: list[str]) -> None:
         description=__doc__,
         explain=("generate", "data", "model", "output", "evaluate"),
         shortcuts={"generate.adapter": "adapter"},
+        add=add_options,
     )
     config = resolved.config
-    require_one_process()
-    records = load_records(config.data.test, "generate", "data.test")[: config.generate.limit]
-    require_device(resolved)
+    chapter = chapters.asked(resolved.actions)
+    records = chapter.records if chapter else load_records(config.data.test, "generate", "data.test")
+    records = writing.several(records[: config.generate.limit], config.generate.questions_per_record)
     adapter = adapter_folder(config)
-    require_adapter(adapter)
-    folder = make_folder(config.run_folder, OTHER_DIR) / (GENERATED_BASE if adapter is None else GENERATED)
-    with lock(folder, "python infer_qwen_gaokao.py", OTHER_RUN):
-        model, tokenizer = load(resolved, adapter)
-        report(resolved, write(resolved, records, model, tokenizer, adapter, folder), folder)
+    engine = server(config) if config.generate.engine == OPENAI else local(resolved, adapter)
+    name = runs.GENERATED_BASE if adapter is None else runs.GENERATED
+    folder = runs.make_folder(config.run_folder, OTHER_DIR) / (f"{name}_{chapter.name}" if chapter else name)
+    with runs.lock(folder, "python infer_qwen_gaokao.py", OTHER_RUN) if engine.process == 0 else nullcontext():
+        items = write(resolved, records, engine, adapter, folder)
+        if items and engine.process == 0:
+            report(resolved, items, folder)
+        # The lock is that of all processes.
+        engine.meet()
 
 
-def require_one_process() -> None:
-    """Several processes would write the same questions to one folder.
-
-    Raises:
-        UserError: torchrun or accelerate started more than one.
-    """
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes not in ("", "0", "1"):
-        raise UserError(
-            f"{processes} processes were started (WORLD_SIZE), but inference runs as one, on one GPU: start it with "
-            "python infer_qwen_gaokao.py. For several GPUs, split the records and start one for each, with "
-            "CUDA_VISIBLE_DEVICES, --adapter DIR, and --data.test and --output.run of its own"
-        )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What this command can be asked for beside the keys of config.yaml."""
+    chapters.add_options(parser)
+    parser.add_argument("--restart", action="store_true", help="set the questions of this run aside and draw anew")
 
 
 def adapter_folder(config: Config) -> Path | None:
     """The adapter to use; `None` for the bare base model."""
     if config.generate.adapter == BARE_BASE:
         return None
-    return config.run_folder / ADAPTER if config.generate.adapter == AUTO_ADAPTER else Path(config.generate.adapter)
+    return (
+        config.run_folder / runs.ADAPTER if config.generate.adapter == AUTO_ADAPTER else Path(config.generate.adapter)
+    )
 
 
-def require_adapter(adapter: Path | None) -> None:
-    """An adapter that is not there is named before a folder is made and a base is downloaded."""
+def local(resolved: Resolved, adapter: Path | None) -> Any:
+    """The model at hand; an adapter that is not there is named before a folder is made and a base is downloaded."""
+    require_device(resolved)
     quiet_libraries()
-    from gaokao import adapters
+    from gaokao import adapters, generation
 
     if adapter is not None:
         adapters.require_adapter_files(adapter)
+    runs.make_folder(Path(resolved.config.output.dir), OTHER_DIR)
+    return generation.Local(resolved, adapter)
 
 
-def load(resolved: Resolved, adapter: Path | None) -> tuple[Any, Any]:
-    """Base and adapter, and the tokenizer; an adapter of another base is refused before the base is loaded."""
-    from gaokao import adapters, models
+def server(config: Config) -> Any:
+    """A model behind an address; neither torch nor a base is needed."""
+    from gaokao import served
 
-    config = resolved.config
-    base = models.choose_base(**config.model.model_dump(), tiny_folder=Path(config.output.dir), gpus=resolved.gpus)
-    if adapter is not None:
-        adapters.check_adapter(adapter, adapters.adapter_record(base))
-    model: Any = models.load_base(base)
-    words = "none: the bare base model"
-    if adapter is not None:
-        model, merged = adapters.merge_if_plain(adapters.load_adapter(model, adapter), base.quantization)
-        words = f"{adapter}, {merged.value} ({merged.reason})"
-    if config.generate.torch_compile:
-        models.compile_forward(model)
-    print(banner(resolved, base, adapter=words, several_gpus=False))
-    return model, base.tokenizer
+    return served.connect(config.generate)
 
 
 def write(
-    resolved: Resolved, records: list[Record], model: Any, tokenizer: Any, adapter: Path | None, folder: Path
+    resolved: Resolved, records: list[Record], engine: Any, adapter: Path | None, folder: Path
 ) -> list[Generated]:
-    """The questions in the order of the records, every finished one on disk at once."""
-    from gaokao import generation
-
+    """The questions in the order of the records, every draft on disk at once; nothing where they are there already."""
     options = resolved.config.generate
-    settings = generation.generation_config(tokenizer, **options.model_dump(include=generation.SAMPLING_KEYS))
-    context = model.config.max_position_embeddings
-    prompts = generation.build_prompts(records, tokenizer, options.max_new_tokens, context)
-    if aside := set_aside(folder):
-        print(f"earlier   questions were moved to {aside}")
-    items = generation.write_questions(
-        model,
-        tokenizer,
+    gate = Gate(records, load_training_questions(adapter))
+    return writing.write_questions(
         records,
-        prompts,
-        settings,
-        make_folder(folder, OTHER_DIR) / "questions.jsonl",
-        adapter=BARE_BASE if adapter is None else str(adapter),
-        batch_size=options.batch_size,
+        engine,
+        gate,
+        folder,
+        attempts=options.attempts,
         seed=options.seed,
+        restart=resolved.actions.restart,
     )
-    write_json(folder / "questions.json", [item.to_dict() for item in items])
-    return items
 
 
 def report(resolved: Resolved, items: list[Generated], folder: Path) -> None:
-    """Two questions to read, and what the checks and the references say of all."""
+    """Questions to read, and what the checks and the references say of all."""
     settings = resolved.config.evaluate
     summary = summarize(items, settings.chance_rounds, settings.seed)
-    write_json(folder / "scores.json", summary)
+    runs.write_json(folder / "scores.json", summary)
     for item in items[: settings.samples]:
         print(sample_text(item))
     print(summary_text(summary))
-    print(f"files     {folder / 'questions.json'}, {folder / 'scores.json'}")
+    print(f"files     {folder / writing.QUESTIONS}, {folder / 'scores.json'}")
     if note := closing_line(resolved):
         print(note)
 

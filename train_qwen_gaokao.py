@@ -100,7 +100,7 @@ def train(resolved: Resolved, records: list[Record], pool: ChatPool, processes: 
     # 4. Adapter, loss curve, run record.
     step, why = training.keep_step(trainer, config.train.keep)
     if first:
-        adapters.save_adapter(trainer.model, base.tokenizer, adapter, run / runs.ADAPTER)
+        adapters.save_adapter(trainer.model, base.tokenizer, adapter, run / runs.ADAPTER, material.train_records)
         record |= {"adapter_step": step, "adapter_step_reason": why}
         finish(run, trainer.state, span, record)
         say(f"adapter   {run / runs.ADAPTER}, of step {step} of {span.last_step}: {why}")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gaokao.errors import UserError, first_line
+from gaokao.gate import save_training_questions
 from gaokao.models import Base, Decision, base_fingerprint
+from gaokao.records import Record
 from gaokao.runs import write_json
 
 ADAPTER_RECORD = "gaokao_adapter.json"
@@ -36,12 +39,22 @@ def adapter_record(base: Base) -> AdapterRecord:
     return AdapterRecord(base.name, base_fingerprint(base.folder), base.quantization, template)
 
 
-def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, record: AdapterRecord, folder: Path) -> None:
-    """Write adapter, tokenizer, chat template and `gaokao_adapter.json`; the folder appears whole or not at all."""
+def save_adapter(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    record: AdapterRecord,
+    folder: Path,
+    learnt: Iterable[Record] = (),
+) -> None:
+    """Write adapter, tokenizer, chat template, `gaokao_adapter.json` and fingerprints of the questions that were learnt.
+
+    The folder appears whole or not at all.
+    """
     part = folder.with_name(folder.name + ".part")
     model.save_pretrained(part, safe_serialization=True)
     tokenizer.save_pretrained(part)
     write_json(part / ADAPTER_RECORD, asdict(record))
+    save_training_questions(learnt, part)
     # A resumed run that had already finished writes its adapter again. A full folder cannot be replaced, and the old
     # one must not be gone before the new one stands there.
     old = folder.with_name(folder.name + ".old")
@@ -70,8 +83,22 @@ def require_adapter_files(folder: Path) -> None:
             )
 
 
-def check_adapter(folder: Path, now: AdapterRecord) -> None:
+def adapter_digest(folder: Path) -> str:
+    """SHA-256 of the weights of an adapter."""
+    with (folder / "adapter_model.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_adapter(folder: Path, now: AdapterRecord, other_quantization: bool = False) -> str:
     """Refuse an adapter that was not trained on what is loaded now; needs no model, so it runs before one is loaded.
+
+    Args:
+        folder: of the adapter.
+        now: what is loaded.
+        other_quantization: take it although the base was quantized otherwise: it learnt around other rounding errors.
+
+    Returns:
+        What is to be said of it in the results; empty where nothing differs.
 
     Raises:
         UserError: base, quantization or chat template differ, or the adapter's record cannot be read.
@@ -85,15 +112,18 @@ def check_adapter(folder: Path, now: AdapterRecord) -> None:
     faults = []
     if then.base_fingerprint != now.base_fingerprint:
         faults.append(f"it was trained on base {then.base}, not on {now.base}; set model.base to that base")
-    if then.quantization != now.quantization:
+    if then.quantization != now.quantization and not other_quantization:
         faults.append(
             f"it was trained with quantization {then.quantization}, not {now.quantization}; set model.quantization: "
-            f"{then.quantization}"
+            f"{then.quantization}, or generate.other_quantization: true to use it all the same"
         )
     if then.chat_template != now.chat_template:
         faults.append("its chat template differs from the base's; use the tokenizer that it was trained with")
     if faults:
         raise UserError(f"adapter {folder}: " + "; and ".join(faults))
+    if then.quantization == now.quantization:
+        return ""
+    return f"trained with quantization {then.quantization}, used with {now.quantization}"
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:

@@ -16,6 +16,10 @@ BUILTIN_TINY = "builtin:tiny"
 ALL_LINEAR = "all-linear"
 # generate.adapter: that of the run, or no adapter at all.
 AUTO_ADAPTER, BARE_BASE = "auto", "none"
+# generate.engine: the model at hand, or any server that speaks OpenAI's chat completions.
+TRANSFORMERS, OPENAI = "transformers", "openai"
+# generate.batch_size: as many as the memory takes.
+AUTO_BATCH = "auto"
 # What both scripts advise where a run's folder cannot be used.
 OTHER_DIR = "set output.dir to a folder of yours, --output.dir DIR"
 OTHER_RUN = "give this run another name: --output.run NAME"
@@ -179,8 +183,16 @@ class GenerateConfig(Section):
     """Writing questions with base + adapter."""
 
     adapter: Name = _key(AUTO_ADAPTER, "auto: that of output.run; none: bare base; or a folder")
-    batch_size: int = _key(8, "Prompts at once: larger is faster and takes more memory", ge=1, le=4096)
+    engine: Literal["transformers", "openai"] = _key(TRANSFORMERS, "transformers: the model here; openai: a server")
+    base_url: Name | None = _key(None, "The server: http://127.0.0.1:8000/v1")
+    served_model: Name | None = _key(None, "Its model: the adapter's name in vllm serve")
+    api_key_env: Name | None = _key(None, "NAME of the variable with its key; null: OPENAI_API_KEY")
+    concurrency: int = _key(16, "Requests to the server at a time", ge=1, le=4096)
+    other_quantization: bool = _key(False, "Use an adapter on a base that is quantized otherwise")
+    batch_size: Literal["auto"] | int = _key(AUTO_BATCH, "Prompts at once; auto: what the memory takes")
     limit: Count | None = _key(None, "Only the first so many records of data.test; null: all")
+    questions_per_record: int = _key(1, "Different questions for each record", ge=1, le=1000)
+    attempts: int = _key(3, "Drafts of a question until one passes the checks", ge=1, le=100)
     max_new_tokens: int = _key(1024, "Longest answer; one cut off has finish_reason length", ge=1, le=32768)
     do_sample: bool = _key(True, "Draw at random; false: always the likeliest token")
     temperature: float = _key(0.7, "Lower is safer, higher more varied", ge=0.01, le=5)
@@ -188,6 +200,13 @@ class GenerateConfig(Section):
     repetition_penalty: float = _key(1.0, "Above 1.0, quoting the passages is punished as well", ge=0.5, le=2)
     torch_compile: bool = _key(False, "Minutes of warm-up, then faster on long jobs on a GPU")
     seed: Seed = _key(42, "Seed of the drawing")
+
+    @field_validator("batch_size")
+    @classmethod
+    def _rows(cls, value: Any) -> Any:
+        if value != AUTO_BATCH and not 1 <= value <= 4096:
+            raise ValueError(f"must be {AUTO_BATCH}, or a number from 1 to 4096")
+        return value
 
     @field_validator("adapter", mode="before")
     @classmethod

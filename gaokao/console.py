@@ -11,7 +11,7 @@ from gaokao.results import Generated
 from gaokao.settings import Resolved
 
 
-def banner(resolved: Resolved, base: Any, *, processes: int = 1, adapter: str = "", several_gpus: bool = True) -> str:
+def banner(resolved: Resolved, base: Any, *, processes: int = 1, adapter: str = "") -> str:
     """What was chosen and why, and what `without_gpu` replaced.
 
     Args:
@@ -19,7 +19,6 @@ def banner(resolved: Resolved, base: Any, *, processes: int = 1, adapter: str = 
         base: the base as it runs (`models.Base`).
         processes: how many share the work.
         adapter: which one, in words; empty while one is trained.
-        several_gpus: whether the command can use more than one, with torchrun.
     """
     lines = [f"run       {resolved.config.run_folder}", f"base      {base.name}, quantization {base.quantization}"]
     if adapter:
@@ -29,9 +28,7 @@ def banner(resolved: Resolved, base: Any, *, processes: int = 1, adapter: str = 
         f"device    {device}; dtype {base.dtype.value} ({base.dtype.reason}), attention {base.attention.value} "
         f"({base.attention.reason})"
     )
-    if resolved.gpus > 1 and not several_gpus:
-        lines.append(f"          {resolved.gpus} GPUs are there: generation uses this one, the others are idle")
-    elif resolved.gpus > 1 and processes == 1:
+    if resolved.gpus > 1 and processes == 1:
         lines.append(
             f"          {resolved.gpus} GPUs are there: torchrun --nproc_per_node {resolved.gpus} uses all of them"
         )

@@ -1,35 +1,142 @@
-"""Writing questions in batches: left padding, KV cache, sampling, finish reasons, token counts."""
+"""Completions from the model at hand, in batches: left padding, KV cache, rows that leave when they have ended."""
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections import deque
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import psutil
 import torch
-from tqdm import tqdm
-from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
-from gaokao.errors import Interrupted, UserError
+from gaokao import adapters, models
+from gaokao.config import BARE_BASE
+from gaokao.console import banner
+from gaokao.errors import UserError
 from gaokao.models import prompt_ids, stop_token_ids
 from gaokao.prompts import prepare_input
 from gaokao.records import Record
-from gaokao.results import Generated
-from gaokao.runs import Journal
+from gaokao.sampling import ItemSampler
+from gaokao.settings import Resolved
+from gaokao.writing import Completion, Job
 
 # Keys of the section generate that are sampling parameters.
 SAMPLING_KEYS = {"max_new_tokens", "do_sample", "temperature", "top_p", "repetition_penalty"}
+# More rows than these are hardly faster (see the README), and one that fails has more to write again.
+MOST_ROWS_ON_CPU, MOST_ROWS_ON_GPU = 32, 128
+# What may be used of the memory that is free: allocators cut it into pieces.
+MEMORY_SHARE = 0.7
+# A batch is gathered anew when this share of its rows has ended; the gathering copies the KV cache.
+LEAVING_SHARE = 8
 
 
-class Completion(NamedTuple):
-    """What the model wrote for one prompt."""
+class Local:
+    """The model at hand as an engine, one process a GPU: chosen and compared at once, loaded when there is work."""
 
-    position: int
-    """Of the prompt in the list of prompts."""
-    text: str
-    finish_reason: str
-    """`stop`: ended by an end token; `length`: cut at max_new_tokens."""
-    prompt_tokens: int
-    completion_tokens: int
+    def __init__(self, resolved: Resolved, adapter: Path | None) -> None:
+        """Join the other processes, find or fetch the base, and refuse an adapter of another one.
+
+        Args:
+            resolved: the configuration.
+            adapter: its folder; `None` for the bare base.
+
+        Raises:
+            UserError: the base or the adapter is not to be had, or they do not belong together.
+        """
+        config = resolved.config
+        self.resolved, self.options, self.adapter = resolved, config.generate, adapter
+        self._processes = models.start_processes(resolved.gpus)
+        self.process: int = self._processes.process_index
+        with self._processes.main_process_first():
+            self.base = models.choose_base(
+                **config.model.model_dump(),
+                tiny_folder=Path(config.output.dir),
+                gpus=resolved.gpus,
+                process=self._processes.local_process_index,
+                say=print if self.process == 0 else lambda line: None,
+            )
+        self._record, note = adapters.adapter_record(self.base), ""
+        if adapter is not None:
+            note = adapters.check_adapter(adapter, self._record, self.options.other_quantization)
+        self.name = BARE_BASE if adapter is None else f"{adapter}{f' ({note})' if note else ''}"
+
+    @property
+    def processes(self) -> int:
+        """How many share the work."""
+        return int(self._processes.num_processes)
+
+    def meet(self) -> None:
+        """Wait until all processes have come here."""
+        self._processes.wait_for_everyone()
+
+    def inputs(self) -> dict[str, Any]:
+        """Base, adapter and sampling."""
+        sampling = self.options.model_dump(include=SAMPLING_KEYS)
+        record = asdict(self._record)
+        return {
+            "model.base": record.pop("base"),
+            "model.quantization": record.pop("quantization"),
+            **record,
+            "adapter": None if self.adapter is None else adapters.adapter_digest(self.adapter),
+            **{f"generate.{name}": value for name, value in sampling.items()},
+        }
+
+    def prompts(self, records: Sequence[Record]) -> list[str]:
+        """The text of each record's prompt.
+
+        Raises:
+            UserError: prompt and answer together do not fit into the context.
+        """
+        context = self.base.context or sys.maxsize
+        self._ids = build_prompts(records, self.base.tokenizer, self.options.max_new_tokens, context)
+        return [str(text) for text in self.base.tokenizer.batch_decode(self._ids)]
+
+    def load(self, recorded: Mapping[str, Any]) -> dict[str, Any]:
+        """Load base and adapter, and say so; an interrupted run goes on with the batch size that it began with."""
+        model: Any = models.load_base(self.base)
+        words = "none: the bare base model"
+        if self.adapter is not None:
+            model, merged = adapters.merge_if_plain(adapters.load_adapter(model, self.adapter), self.base.quantization)
+            words = f"{self.name}, {merged.value} ({merged.reason})"
+        if self.options.torch_compile:
+            models.compile_forward(model)
+        longest = max(map(len, self._ids)) + self.options.max_new_tokens
+        size, before = self.options.batch_size, recorded.get("batch_size")
+        if not isinstance(size, int):
+            size = before if isinstance(before, int) else fitting_batch(model, longest)
+        sampling = self.options.model_dump(include=SAMPLING_KEYS)
+        self._writer = Writer(model, self.base.tokenizer, batch_size=size, **sampling)
+        if self.process == 0:
+            print(banner(self.resolved, self.base, processes=self.processes, adapter=words))
+            print(f"batch     {size} prompts at once")
+        return {"batch_size": size}
+
+    def write(
+        self,
+        jobs: Sequence[Job],
+        done: Collection[int],
+        keep: Callable[[Completion], None],
+        tick: Callable[[int], None],
+    ) -> None:
+        """Write this process's share of the batches.
+
+        Raises:
+            UserError: one row alone is too much for the memory.
+        """
+        there = {number for number, job in enumerate(jobs) if job.position in done}
+        ids, keys = [self._ids[job.position] for job in jobs], [job.key for job in jobs]
+        part = (self.process, self.processes)
+        for completion in self._writer.write(ids, keys, done=there, part=part, tick=tick):
+            keep(completion._replace(position=jobs[completion.position].position))
 
 
 def build_prompts(
@@ -56,160 +163,196 @@ def build_prompts(
     return prompts
 
 
-def generation_config(
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_new_tokens: int,
-    do_sample: bool,
-    temperature: float,
-    top_p: float,
-    repetition_penalty: float,
-) -> GenerationConfig:
-    """Exactly the sampling of config.yaml: what a model ships (Qwen: top_k 20, penalty 1.05) must not slip in."""
-    sampling = {"temperature": temperature, "top_p": top_p, "top_k": 0} if do_sample else {}
+def generation_config(tokenizer: PreTrainedTokenizerBase, repetition_penalty: float = 1.0) -> GenerationConfig:
+    """Greedy decoding, and nothing that a model ships (Qwen: top_k 20, penalty 1.05); `ItemSampler` makes it draw."""
     return GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=do_sample,
+        do_sample=False,
         repetition_penalty=repetition_penalty,
         use_cache=True,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=stop_token_ids(tokenizer),
-        **sampling,
     )
 
 
-class _CountTokens(StoppingCriteria):
-    """Reports every step of a batch, so that the bar moves while a long batch runs; it never stops anything."""
+def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Positions of the prompts of each batch: like lengths together (less padding), the longest first.
 
-    def __init__(self, stops: list[int], tick: Callable[[int], None]) -> None:
-        self.stops = torch.tensor(stops)
-        self.tick = tick
-        self.done: torch.Tensor | None = None
+    A plan depends on the lengths and the size only. Longest first, because a batch that does not fit fails at once.
+    """
+    order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def fitting_batch(model: Any, longest: int) -> int:
+    """Rows of `longest` tokens, prompt and answer, whose KV cache and logits fit into the memory that is free now."""
+    config, device = model.config, next(model.parameters()).device
+    on_gpu = device.type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    token = 2 * config.num_hidden_layers * config.num_key_value_heads * head * model.dtype.itemsize
+    # The widest activations of a layer while the prompts are read, and logits, scores, probabilities of a step in fp32.
+    reading = 4 * (config.hidden_size + config.intermediate_size) * model.dtype.itemsize
+    # A cache that grows by a token is copied: for a moment there are two of a layer, and two of all when rows leave.
+    row = longest * (2 * token + reading) + 4 * 4 * config.vocab_size
+    most = MOST_ROWS_ON_GPU if on_gpu else MOST_ROWS_ON_CPU
+    return max(1, min(most, int(MEMORY_SHARE * free / row)))
+
+
+class _Stretch(StoppingCriteria):
+    """Ends a call of `generate` for all rows once so many of them have ended; reports the new tokens of every step."""
+
+    def __init__(self, stops: Sequence[int], most: int, tick: Callable[[int], None]) -> None:
+        self.stops, self.most, self.tick = torch.tensor(stops), most, tick
+        self.ended: torch.Tensor | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        ended = torch.isin(input_ids[:, -1].cpu(), self.stops)
-        running = torch.ones(len(ended), dtype=torch.bool) if self.done is None else ~self.done
-        self.tick(int(running.sum()))
-        self.done = ended if self.done is None else self.done | ended
-        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+        ends = torch.isin(input_ids[:, -1].cpu(), self.stops)
+        before = torch.zeros_like(ends) if self.ended is None else self.ended
+        self.tick(int((~before).sum()))
+        self.ended = before | ends
+        stop = int(self.ended.sum()) >= self.most
+        return torch.full((len(input_ids),), stop, device=input_ids.device)
 
 
-def generate(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[list[int]],
-    settings: GenerationConfig,
-    *,
-    batch_size: int,
-    seed: int,
-    tick: Callable[[int], None] = lambda tokens: None,
-) -> Iterator[Completion]:
-    """Yield one output per prompt, batch by batch.
+class Writer:
+    """Writes completions with a model that is loaded; `generate.batch_size` is the plan, memory has the last word."""
 
-    Prompts of like length share a batch (less padding), longest first: a batch that does not fit fails at once.
-    Every batch is seeded on its own, so a batch gives the same texts whatever ran before it.
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int,
+        max_new_tokens: int,
+        do_sample: bool,
+        temperature: float,
+        top_p: float,
+        repetition_penalty: float,
+    ) -> None:
+        """One for a run.
 
-    Args:
-        model: base with or without adapter, in eval mode.
-        tokenizer: of the base.
-        prompts: token ids of each prompt.
-        settings: sampling and stop tokens.
-        batch_size: prompts per batch.
-        seed: of the sampling.
-        tick: called with the number of new tokens at every step.
+        Args:
+            model: base with or without adapter, in eval mode.
+            tokenizer: of the base.
+            batch_size: prompts per batch.
+            max_new_tokens: where an answer is cut.
+            do_sample: draw; otherwise always the likeliest token.
+            temperature: of the drawing.
+            top_p: of the drawing.
+            repetition_penalty: above 1 punishes what the prompt or the answer holds.
+        """
+        self.model, self.tokenizer = model, tokenizer
+        self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
+        self.do_sample, self.temperature, self.top_p = do_sample, temperature, top_p
+        self.settings = generation_config(tokenizer, repetition_penalty)
+        self.stops = self.settings.eos_token_id
+        model.generation_config = self.settings
 
-    Raises:
-        UserError: the GPU's memory is too small for the batch.
-    """
-    model.generation_config = settings
-    device = next(model.parameters()).device
-    stops = stop_token_ids(tokenizer)
-    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    for start in range(0, len(order), batch_size):
-        indices = order[start : start + batch_size]
-        width = max(len(prompts[index]) for index in indices)
-        rows = [[tokenizer.pad_token_id] * (width - len(prompts[i])) + prompts[i] for i in indices]
-        masks = [[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in indices]
-        torch.manual_seed(seed + start)
-        try:
+    def write(
+        self,
+        prompts: Sequence[list[int]],
+        keys: Sequence[str],
+        *,
+        done: Container[int] = (),
+        part: tuple[int, int] = (0, 1),
+        tick: Callable[[int], None] = lambda tokens: None,
+    ) -> Iterator[Completion]:
+        """Yield one completion per prompt as soon as it has ended.
+
+        Args:
+            prompts: token ids of each.
+            keys: what the draws of each depend on.
+            done: places of prompts whose completion is there; a batch in which one is missing is written again whole,
+                so that the missing ones come out as they would have.
+            part: this process and the number of processes, which share the batches.
+            tick: called with the number of new tokens at every step.
+
+        Raises:
+            UserError: one row alone is too much for the memory.
+        """
+        process, processes = part
+        plan = plan_batches([len(prompt) for prompt in prompts], self.batch_size)[process::processes]
+        batches = deque(batch for batch in plan if not all(place in done for place in batch))
+        finished: set[int] = set()
+        while batches:
+            batch = batches.popleft()
+            if len(batch) > self.batch_size:
+                half = (len(batch) + 1) // 2
+                batches.extendleft([batch[half:], batch[:half]])
+                continue
+            try:
+                for completion in self._batch(batch, prompts, keys, tick):
+                    finished.add(completion.position)
+                    if completion.position not in done:
+                        yield completion
+            except (torch.cuda.OutOfMemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+                if len(batch) == 1:
+                    raise UserError(
+                        "the memory is too small for one row; lower generate.max_new_tokens, shorten the passages, use a "
+                        "smaller base, or free memory (nvidia-smi shows who uses it). Items finished so far are kept"
+                    ) from error
+                self.batch_size = (len(batch) + 1) // 2
+                torch.cuda.empty_cache()
+                print(
+                    f"\nmemory    {len(batch)} rows at once are too many: going on with {self.batch_size}", flush=True
+                )
+                batches.appendleft([place for place in batch if place not in finished])
+
+    def _batch(
+        self, batch: Sequence[int], prompts: Sequence[list[int]], keys: Sequence[str], tick: Callable[[int], None]
+    ) -> Iterator[Completion]:
+        """The completions of one batch, in stretches on one KV cache; the rows that have ended leave between two."""
+        device = next(self.model.parameters()).device
+        rows, width = list(batch), max(len(prompts[place]) for place in batch)
+        pads = [width - len(prompts[place]) for place in rows]
+        ids = torch.tensor(
+            [[self.tokenizer.pad_token_id] * pad + prompts[place] for pad, place in zip(pads, rows, strict=True)],
+            device=device,
+        )
+        mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads], device=device)
+        cache = DynamicCache(config=self.model.config)
+        while rows:
+            written = ids.shape[1] - width
+            stretch = _Stretch(self.stops, max(1, len(rows) // LEAVING_SHARE), tick)
+            sampler = ItemSampler([keys[place] for place in rows], self.temperature, self.top_p, written)
             with torch.inference_mode():
-                sequences = model.generate(
-                    input_ids=torch.tensor(rows, device=device),
-                    attention_mask=torch.tensor(masks, device=device),
-                    generation_config=settings,
-                    stopping_criteria=StoppingCriteriaList([_CountTokens(stops, tick)]),
+                # The whole of ids and mask, although the cache holds all but the last token: a repetition penalty
+                # looks at all of them.
+                ids = self.model.generate(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    past_key_values=cache,
+                    generation_config=self.settings,
+                    max_new_tokens=self.max_new_tokens - written,
+                    logits_processor=LogitsProcessorList([sampler] if self.do_sample else []),
+                    stopping_criteria=StoppingCriteriaList([stretch]),
                 )
-        except torch.cuda.OutOfMemoryError as error:
-            raise UserError(
-                f"the GPU ran out of memory at generate.batch_size = {batch_size}; halve it, or lower max_new_tokens. "
-                "Items finished so far are kept"
-            ) from error
-        for index, row in zip(indices, sequences[:, width:].tolist(), strict=True):
-            end = next((place for place, token in enumerate(row) if token in stops), None)
-            new = row if end is None else row[:end]
-            yield Completion(
-                position=index,
-                text=tokenizer.decode(new, skip_special_tokens=True),
-                finish_reason="length" if end is None else "stop",
-                prompt_tokens=len(prompts[index]),
-                completion_tokens=len(new) + (end is not None),
-            )
-
-
-def write_questions(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    records: Sequence[Record],
-    prompts: Sequence[list[int]],
-    settings: GenerationConfig,
-    path: Path,
-    *,
-    adapter: str,
-    batch_size: int,
-    seed: int,
-) -> list[Generated]:
-    """Generate a question for every record, each on disk as soon as it is finished, with a progress bar.
-
-    Args (the others are those of `generate`):
-        records: what questions are generated for, one for each prompt.
-        path: the `questions.jsonl` to append to.
-        adapter: its name in the results.
-
-    Returns:
-        The questions in the order of the records; the lines of the file are in the order in which they were finished.
-
-    Raises:
-        Interrupted: Ctrl-C; what is finished is kept.
-        UserError: the GPU's memory is too small for the batch.
-    """
-    items: dict[int, Generated] = {}
-    started, tokens = time.time(), 0
-    with Journal(path) as lines, tqdm(total=len(prompts), unit="item", dynamic_ncols=True) as bar:
-
-        def tick(new: int) -> None:
-            nonlocal tokens
-            tokens += new
-            bar.set_postfix_str(f"{tokens} tokens, {tokens / (time.time() - started):.0f} tokens/s", refresh=False)
-            bar.update(0)
-
-        try:
-            for done in generate(model, tokenizer, prompts, settings, batch_size=batch_size, seed=seed, tick=tick):
-                item = Generated.of(
-                    records[done.position],
-                    prompt=tokenizer.decode(prompts[done.position]),
-                    text=done.text,
-                    finish_reason=done.finish_reason,
-                    prompt_tokens=done.prompt_tokens,
-                    completion_tokens=done.completion_tokens,
-                    adapter=adapter,
+            full = ids.shape[1] - width >= self.max_new_tokens
+            going: list[int] = []
+            for number, (place, row) in enumerate(zip(rows, ids[:, width:].tolist(), strict=True)):
+                end = next((at for at, token in enumerate(row) if token in self.stops), None)
+                if end is None and not full:
+                    going.append(number)
+                    continue
+                new = row if end is None else row[:end]
+                yield Completion(
+                    position=place,
+                    text=self.tokenizer.decode(new, skip_special_tokens=True),
+                    finish_reason="length" if end is None else "stop",
+                    prompt_tokens=len(prompts[place]),
+                    completion_tokens=len(new) + (end is not None),
                 )
-                items[done.position] = item
-                lines.add(item.to_dict())
-                bar.update(1)
-        except KeyboardInterrupt:
-            kept = f"{len(items)} of {len(prompts)} questions are finished"
-            if items:
-                kept += f" and kept in {path}; score them with python evaluate.py {path}"
-            raise Interrupted(f"{kept}; the same command starts anew, and keeps these beside") from None
-    print(f"wrote     {len(items)} questions, {tokens} tokens in {time.time() - started:.0f} s")
-    return [items[place] for place in range(len(prompts))]
+            rows = [rows[number] for number in going]
+            if rows:
+                kept = torch.tensor(going, device=device)
+                with torch.inference_mode():
+                    cache.batch_select_indices(kept)
+                    ids = ids[kept]
+                    mask = torch.cat([mask[kept], mask.new_ones(len(rows), ids.shape[1] - mask.shape[1])], dim=1)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: torch names that of a GPU by its type, that of a CPU in words only."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,7 +1,8 @@
 """One generated question, and the results files that hold them: written by inference, read back by the evaluation."""
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,11 @@ from gaokao.records import OUTSIDE, SECTIONS, TEXTBOOK, Record, join_answers, pa
 from gaokao.sources import Raw, read_raw
 
 SCORES = "scores.json"
-ASKED_KEYS = ("id", "subject", "type", TEXTBOOK, OUTSIDE, "difficulty", "topic")
+# What the gate of generation adds to the checks of one question: the first is hard, the second is not.
+REPEATS, OFF_PASSAGES = "repeats", "off passages"
+# Where a record comes from within a chapter: carried through to its question.
+PASSAGE_KEY = "passage"
+ASKED_KEYS = ("id", "subject", "type", TEXTBOOK, OUTSIDE, "difficulty", "topic", PASSAGE_KEY)
 _NAME_ONE = "name a questions.json or questions.jsonl that infer_qwen_gaokao.py wrote"
 
 
@@ -33,12 +38,19 @@ class Generated:
     adapter: str
     reference: str | None = None
     """The text that the record's own question would have, where it has one."""
+    attempt: int = 1
+    """The draft that this is, from 1."""
+    repeats: str = ""
+    """The question that this one repeats, in words; empty for none."""
+    off_passages: bool = False
+    """Nearer to passages of other records than to each of its own."""
+    attempts: tuple[dict[str, Any], ...] = ()
+    """All drafts of the record, this one among them: `attempt`, `usable` and the names of `failed_checks`."""
 
     @classmethod
     def of(cls, record: Record, **written: Any) -> Self:
         """What was written for a record; its own question becomes the reference."""
-        asked = replace(record, question="", answer=(), analysis="", extra={})
-        return cls(asked, reference=render(record) if record.has_reference else None, **written)
+        return cls(asked(record), reference=render(record) if record.has_reference else None, **written)
 
     @cached_property
     def question(self) -> Question:
@@ -69,18 +81,38 @@ class Generated:
     @property
     def usable(self) -> bool:
         """Whether no hard check failed."""
-        return usable(self.checks)
+        return usable(self.checks) and not self.repeats
+
+    @property
+    def passes(self) -> bool:
+        """Whether generation need not try again."""
+        return self.usable and not self.off_passages
 
     @property
     def failed(self) -> list[str]:
         """Names of the checks that failed."""
-        return [result.name for result in self.checks if result.outcome is Outcome.FAIL]
+        return [str(row["check"]) for row in self.failed_checks]
+
+    @property
+    def failed_checks(self) -> list[dict[str, Any]]:
+        """The checks that failed: `check`, `hard` and `evidence`."""
+        rows: list[dict[str, Any]] = [
+            {"check": check.name, "hard": check.hard, "evidence": result.evidence}
+            for check, result in zip(CHECKS, self.checks, strict=True)
+            if result.outcome is Outcome.FAIL
+        ]
+        if self.repeats:
+            rows.append({"check": REPEATS, "hard": True, "evidence": f"is like {self.repeats}"})
+        if self.off_passages:
+            evidence = "the 题干 is nearer to passages of other records than to its own"
+            rows.append({"check": OFF_PASSAGES, "hard": False, "evidence": evidence})
+        return rows
 
     def to_dict(self) -> dict[str, Any]:
         """An entry of `questions.json`."""
-        asked = self.record.to_dict()
+        row = self.record.to_dict()
         return {
-            **{key: asked[key] for key in ASKED_KEYS if key in asked},
+            **{key: row[key] for key in ASKED_KEYS if key in row},
             "adapter": self.adapter,
             "prompt": self.prompt,
             "text": self.text,
@@ -89,11 +121,11 @@ class Generated:
             "misplaced": list(self.question.misplaced),
             "finish_reason": self.finish_reason,
             "usable": self.usable,
-            "failed_checks": [
-                {"check": check.name, "hard": check.hard, "evidence": result.evidence}
-                for check, result in zip(CHECKS, self.checks, strict=True)
-                if result.outcome is Outcome.FAIL
-            ],
+            "failed_checks": self.failed_checks,
+            "attempt": self.attempt,
+            **({"repeats": self.repeats} if self.repeats else {}),
+            **({"off_passages": True} if self.off_passages else {}),
+            **({"attempts": list(self.attempts)} if self.attempts else {}),
             "taken_over": self.taken_over,
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
@@ -119,6 +151,9 @@ class Generated:
         ]
         if not isinstance(reference := entry.get("reference"), str | None):
             problems.append(f"{where}: reference is {shown(reference)}, not a text")
+        repeats, attempt, attempts = entry.get("repeats", ""), entry.get("attempt", 1), entry.get("attempts", [])
+        if not isinstance(repeats, str) or not isinstance(attempt, int) or not _are_attempts(attempts):
+            problems.append(f"{where}: attempt, attempts or repeats is not what was written there")
         if record is None or problems:
             raise UserError("; ".join([*problems, _NAME_ONE]))
         counts = [entry.get(key) for key in ("prompt_tokens", "completion_tokens")]
@@ -128,14 +163,39 @@ class Generated:
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
             reference=reference or None,
+            attempt=attempt,
+            repeats=repeats,
+            off_passages=entry.get("off_passages") is True,
+            attempts=tuple(attempts),
             **texts,
         )
+
+
+def asked(record: Record) -> Record:
+    """What a question is asked for: the record without its own question, which the model does not see."""
+    extra = {PASSAGE_KEY: record.extra[PASSAGE_KEY]} if PASSAGE_KEY in record.extra else {}
+    return replace(record, question="", answer=(), analysis="", extra=extra)
+
+
+def best(drafts: Sequence[Generated]) -> Generated:
+    """The draft of a record to keep: the first with the fewest hard failures, and of those on its passages first."""
+    return min(
+        drafts, key=lambda item: (sum(row["hard"] for row in item.failed_checks), item.off_passages, item.attempt)
+    )
+
+
+def _are_attempts(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(row, dict) and isinstance(row.get("usable"), bool) and isinstance(row.get("failed_checks"), list)
+        for row in value
+    )
 
 
 def read_results(path: Path) -> list[Generated]:
     """The questions of `questions.json`, or of a `questions.jsonl` that an interrupted run left.
 
-    Half a line at the end, of an item that a killed run never finished, is left out.
+    Half a line at the end, of an item that a killed run never finished, is left out; of several drafts of a record the
+    best one counts.
 
     Raises:
         UserError: the file is missing or not a results file, or an entry is not whole: it is named.
@@ -152,16 +212,20 @@ def read_results(path: Path) -> list[Generated]:
         raise UserError(f"{error}; {_NAME_ONE}") from None
     if len(raws) > 1 and raws[-1].problem and raws[-1].value is None and not path.read_bytes().endswith(b"\n"):
         raws.pop()
-    items = []
+    drafts: dict[tuple[str, int], list[Generated]] = {}
+    same: Counter[tuple[str, int]] = Counter()
     for raw in raws:
         if raw.problem:
             raise UserError(f"{raw.where}: {raw.problem}; {_NAME_ONE}")
         if not isinstance(raw.value, dict):
             raise UserError(f"{raw.where}: holds {shown(raw.value)} instead of an entry; {_NAME_ONE}")
-        items.append(Generated.from_dict(raw.value, raw.where))
-    if not items:
+        item = Generated.from_dict(raw.value, raw.where)
+        # The same attempt once more is another question, whoever gave it that id.
+        same[item.record.id, item.attempt] += 1
+        drafts.setdefault((item.record.id, same[item.record.id, item.attempt]), []).append(item)
+    if not drafts:
         raise UserError(f"{path}: holds no results; run infer_qwen_gaokao.py first")
-    return items
+    return [best(those) for those in drafts.values()]
 
 
 def scores_file(results: Path) -> Path:

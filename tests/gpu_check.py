@@ -212,14 +212,13 @@ def measure(base: Path, out: Path, config: Config, device: str, dtype: str, atte
     adapters.check_adapter(out / "adapter", record)
     model: Any = adapters.load_adapter(load(), out / "adapter")
     options = config.generate.model_dump(include=generation.SAMPLING_KEYS) | {"max_new_tokens": NEW_TOKENS}
-    sampling = generation.generation_config(tokenizer, **options)
+    size = config.generate.batch_size
+    writer = generation.Writer(model, tokenizer, batch_size=size if isinstance(size, int) else PROMPTS, **options)
     # Random weights end where they like: every answer is made as long as the others.
-    sampling.min_new_tokens = NEW_TOKENS
+    writer.settings.min_new_tokens = NEW_TOKENS
     prompts = generation.build_prompts(records[:PROMPTS], tokenizer, NEW_TOKENS, model.config.max_position_embeddings)
     started = time.perf_counter()
-    outputs = list(
-        generation.generate(model, tokenizer, prompts, sampling, batch_size=config.generate.batch_size, seed=1)
-    )
+    outputs = list(writer.write(prompts, [str(number) for number in range(PROMPTS)]))
     seconds = time.perf_counter() - started
     return Measured(
         weights,

@@ -25,17 +25,12 @@ def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gaokao.settings.cuda_gpus", lambda: 0)
 
 
-def test_training_on_several_gpus_is_told_of_torchrun_and_generation_that_one_is_used() -> None:
+def test_whoever_has_several_gpus_is_told_of_torchrun() -> None:
     several = resolved(4)
-    training = banner(several, base("cuda:0"))
-    assert "4 GPUs are there: torchrun --nproc_per_node 4 uses all of them" in training
-    generation = banner(several, base("cuda:0"), several_gpus=False)
-    assert "4 GPUs are there: generation uses this one, the others are idle" in generation
-    assert "torchrun" not in generation
+    assert "4 GPUs are there: torchrun --nproc_per_node 4 uses all of them" in banner(several, base("cuda:0"))
     for quiet in (
         banner(several, base("cuda:0"), processes=4),
         banner(resolved(1), base("cuda:0")),
-        banner(resolved(1), base("cuda:0"), several_gpus=False),
     ):
         assert "GPUs" not in quiet and "torchrun" not in quiet
 

@@ -7,9 +7,10 @@ import pytest
 from conftest import TEXT, entry, item, run_script, write_results
 
 import evaluate
-from evaluate import summarize, summary_text
+from evaluate import summarize
 from gaokao.checks import CHECKS
 from gaokao.errors import UserError
+from gaokao.figures import summary_text
 from gaokao.metrics import rate
 
 

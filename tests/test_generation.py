@@ -4,12 +4,12 @@ The base has random weights: it answers every prompt differently, and every toke
 """
 
 import copy
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from conftest import ROOT, load
@@ -17,10 +17,10 @@ from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig
 
 from gaokao import generation, models
-from gaokao.errors import Interrupted, UserError
+from gaokao.errors import UserError
 from gaokao.prompts import prepare_input
-from gaokao.records import Record, load_records
-from gaokao.results import Generated
+from gaokao.records import load_records
+from gaokao.writing import Completion
 
 RECORDS = load_records(ROOT / "gaokao_data" / "test.json")[:5]
 # Tokens of each prompt that the batches get: short, so that it is quick, and not in order.
@@ -53,6 +53,10 @@ def prompts(tokenizer: Any) -> list[list[int]]:
     return [prompt[-length:] for prompt, length in zip(whole, LENGTHS, strict=True)]
 
 
+def writer(model: Any, tokenizer: Any, batch_size: int = 2, **changes: Any) -> generation.Writer:
+    return generation.Writer(model, tokenizer, batch_size=batch_size, **(GREEDY | changes))
+
+
 def outputs(
     model: Any,
     tokenizer: Any,
@@ -61,13 +65,13 @@ def outputs(
     seed: int = 0,
     options: dict[str, Any] = GREEDY,
     **changes: Any,
-) -> list[generation.Completion]:
+) -> list[Completion]:
     """What is generated, in the order of the prompts."""
-    settings = generation.generation_config(tokenizer, **(options | changes))
-    return sorted(generation.generate(model, tokenizer, prompts, settings, batch_size=batch_size, seed=seed))
+    keys = [f"{seed}/{number}" for number in range(len(prompts))]
+    return sorted(writer(model, tokenizer, batch_size, **(options | changes)).write(prompts, keys))
 
 
-def texts(made: list[generation.Completion]) -> list[str]:
+def texts(made: list[Completion]) -> list[str]:
     return [output.text for output in made]
 
 
@@ -102,26 +106,31 @@ def test_the_kv_cache_changes_no_answer(model: Any, tokenizer: Any, prompts: lis
         assert output.text == tokenizer.decode(ids[0, len(prompt) :].tolist(), skip_special_tokens=True)
 
 
-def test_the_longest_prompts_come_first(model: Any, tokenizer: Any, prompts: list[list[int]]) -> None:
-    settings = generation.generation_config(tokenizer, **GREEDY)
-    made = list(generation.generate(model, tokenizer, prompts, settings, batch_size=2, seed=0))
-    lengths = [output.prompt_tokens for output in made]
-    assert lengths == sorted(lengths, reverse=True)
+def test_a_plan_has_like_lengths_together_longest_first_and_depends_on_nothing_else() -> None:
+    assert generation.plan_batches([3, 9, 5, 9, 1], 2) == [[1, 3], [2, 0], [4]]
+    assert generation.plan_batches([], 2) == []
+    assert generation.plan_batches([1], 8) == [[0]]
 
 
-def test_a_batch_gets_the_same_texts_whatever_drew_random_numbers_before_it(
-    model: Any, tokenizer: Any, prompts: list[list[int]]
-) -> None:
-    settings = generation.generation_config(tokenizer, **SAMPLED)
+def test_an_item_draws_the_same_in_every_batch_and_place(model: Any, tokenizer: Any, prompts: list[list[int]]) -> None:
+    alone = outputs(model, tokenizer, prompts, batch_size=1, options=SAMPLED)
+    assert outputs(model, tokenizer, prompts, batch_size=5, options=SAMPLED) == alone
+    turned = writer(model, tokenizer, 3, **SAMPLED).write(prompts[::-1], [f"0/{number}" for number in (4, 3, 2, 1, 0)])
+    assert texts(sorted(turned))[::-1] == texts(alone)
+    assert outputs(model, tokenizer, prompts, options=SAMPLED, seed=8) != alone
+
+
+def test_what_others_draw_changes_nothing(model: Any, tokenizer: Any, prompts: list[list[int]]) -> None:
     made = []
-    for output in generation.generate(model, tokenizer, prompts, settings, batch_size=2, seed=7):
+    for output in writer(model, tokenizer, **SAMPLED).write(prompts, ["a", "b", "c", "d", "e"]):
         made.append(output)
         torch.rand(3)
-    assert sorted(made) == outputs(model, tokenizer, prompts, options=SAMPLED, seed=7)
-    assert sorted(made) != outputs(model, tokenizer, prompts, options=SAMPLED, seed=8)
+    assert sorted(made) == sorted(writer(model, tokenizer, **SAMPLED).write(prompts, ["a", "b", "c", "d", "e"]))
 
 
-def test_batches_do_not_share_their_random_numbers(model: Any, tokenizer: Any, prompts: list[list[int]]) -> None:
+def test_the_same_prompt_with_other_keys_gives_other_texts(
+    model: Any, tokenizer: Any, prompts: list[list[int]]
+) -> None:
     made = texts(outputs(model, tokenizer, [prompts[0]] * 6, batch_size=2, options=SAMPLED))
     assert len(set(made)) == 6
 
@@ -175,30 +184,58 @@ def test_special_tokens_do_not_stand_in_a_text_but_are_counted(
     assert cut == {("", "length", NEW)}
 
 
-def test_a_row_that_ends_early_is_cut_and_counted_at_its_end(
-    model: Any, tokenizer: Any, prompts: list[list[int]]
-) -> None:
-    # The fifth token of one answer becomes the end token.
-    free = outputs(model, tokenizer, prompts, batch_size=1)
-    settings = generation.generation_config(tokenizer, **GREEDY)
-    ids = model.generate(input_ids=torch.tensor([prompts[0]]), generation_config=settings)[
-        0, len(prompts[0]) :
-    ].tolist()
-    place = ids.index(ids[4])
+@pytest.fixture
+def ending(model: Any, tokenizer: Any, prompts: list[list[int]]) -> Any:
+    """A tokenizer whose end token is one that the model writes: rows end at different steps."""
+    settings = generation.generation_config(tokenizer)
+    ids = [
+        model.generate(input_ids=torch.tensor([prompt]), generation_config=settings, max_new_tokens=NEW)[0]
+        for prompt in prompts
+    ]
+    written = [row[len(prompt) :].tolist() for row, prompt in zip(ids, prompts, strict=True)]
     other = copy.deepcopy(tokenizer)
-    other.eos_token = tokenizer.convert_ids_to_tokens(ids[4])
+    other.eos_token = tokenizer.convert_ids_to_tokens(written[0][4])
     # What stands behind an end is no end itself, and no token of the answer either.
     other.pad_token = "<|im_start|>"
+    return other, written
+
+
+def test_rows_that_have_ended_leave_and_the_others_go_on_unchanged(
+    model: Any, prompts: list[list[int]], ending: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, written = ending
+    stop = written[0][4]
     ticks: list[int] = []
-    settings = generation.generation_config(other, **GREEDY)
-    made = sorted(generation.generate(model, other, prompts, settings, batch_size=5, seed=0, tick=ticks.append))
-    assert (made[0].finish_reason, made[0].completion_tokens) == ("stop", place + 1)
-    assert made[0].text == tokenizer.decode(ids[:place])
-    assert any(output.finish_reason == "length" for output in made)
-    for output, whole in zip(made[1:], free[1:], strict=True):
-        assert output.finish_reason == "stop" or output == whole
-    assert sum(ticks) == sum(output.completion_tokens for output in made)
-    assert len(ticks) == NEW and ticks[0] == 5
+    rows: list[int] = []
+    generate = model.generate
+
+    def noting(**options: Any) -> Any:
+        rows.append(len(options["input_ids"]))
+        return generate(**options)
+
+    monkeypatch.setattr(model, "generate", noting)
+    keys = ["a", "b", "c", "d", "e"]
+    for penalty in (1.0, 1.3):
+        rows.clear()
+        ticks.clear()
+        made = sorted(writer(model, other, 5, repetition_penalty=penalty).write(prompts, keys, tick=ticks.append))
+        if penalty == 1.0:
+            for output, row in zip(made, written, strict=True):
+                end = row.index(stop) if stop in row else None
+                assert output.finish_reason == ("length" if end is None else "stop")
+                assert output.text == other.decode(row[:end], skip_special_tokens=True)
+                assert output.completion_tokens == (NEW if end is None else end + 1)
+            # Five rows, of which one at least has ended before the last step.
+            assert rows[0] == 5 and len(rows) > 1 and rows == sorted(rows, reverse=True) and rows[1] < 5
+        assert sum(ticks) == sum(output.completion_tokens for output in made)
+        assert made == sorted(writer(model, other, 1, repetition_penalty=penalty).write(prompts, keys))
+
+
+def test_a_row_that_leaves_takes_no_draw_of_another_along(model: Any, prompts: list[list[int]], ending: Any) -> None:
+    other, _ = ending
+    keys = ["a", "b", "c", "d", "e"]
+    together = sorted(writer(model, other, 5, **SAMPLED).write(prompts, keys))
+    assert together == sorted(writer(model, other, 1, **SAMPLED).write(prompts, keys))
 
 
 def test_tokens_are_counted_in_every_batch(
@@ -206,14 +243,92 @@ def test_tokens_are_counted_in_every_batch(
 ) -> None:
     forced(tokenizer.convert_tokens_to_ids("<|im_start|>"))
     ticks: list[int] = []
-    settings = generation.generation_config(tokenizer, **GREEDY)
-    list(generation.generate(model, tokenizer, prompts, settings, batch_size=2, seed=0, tick=ticks.append))
+    list(writer(model, tokenizer).write(prompts, list("abcde"), tick=ticks.append))
     assert ticks == [2] * NEW + [2] * NEW + [1] * NEW
 
 
+def test_a_batch_in_which_one_is_missing_is_written_again_whole_and_only_that_one_comes_out(
+    model: Any, tokenizer: Any, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+    generate = model.generate
+    whole = outputs(model, tokenizer, prompts)
+
+    def noting(**options: Any) -> Any:
+        rows.append(len(options["input_ids"]))
+        return generate(**options)
+
+    monkeypatch.setattr(model, "generate", noting)
+    # Batches of two, longest first: (2, 4), (0, 3), (1).
+    made = list(writer(model, tokenizer).write(prompts, list("abcde"), done={2, 3, 4}))
+    assert sorted(made) == [whole[0], whole[1]]
+    assert rows == [2, 1]
+
+
+def test_processes_share_the_batches(model: Any, tokenizer: Any, prompts: list[list[int]]) -> None:
+    parts = [sorted(writer(model, tokenizer).write(prompts, list("abcde"), part=(p, 2))) for p in (0, 1)]
+    assert [[output.position for output in part] for part in parts] == [[1, 2, 4], [0, 3]]
+    assert sorted(parts[0] + parts[1]) == outputs(model, tokenizer, prompts)
+
+
+def test_out_of_memory_halves_the_batches_and_loses_nothing(
+    model: Any, tokenizer: Any, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    whole, generate = outputs(model, tokenizer, prompts), model.generate
+    rows: list[int] = []
+
+    def small(**options: Any) -> Any:
+        rows.append(len(options["input_ids"]))
+        if rows[-1] > 2:
+            raise (
+                torch.cuda.OutOfMemoryError
+                if rows[-1] > 3
+                else RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            )
+        return generate(**options)
+
+    monkeypatch.setattr(model, "generate", small)
+    assert sorted(writer(model, tokenizer, 5).write(prompts, list("abcde"))) == whole
+    assert rows == [5, 3, 2, 1, 2]
+    assert "5 rows at once are too many: going on with 3" in capsys.readouterr().out
+
+
+def test_memory_for_not_even_one_row_is_a_users_problem(
+    model: Any, tokenizer: Any, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(**_: Any) -> None:
+        raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setattr(model, "generate", full)
+    with pytest.raises(UserError, match="too small for one row; lower generate.max_new_tokens"):
+        outputs(model, tokenizer, prompts)
+
+    def broken(**_: Any) -> None:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(model, "generate", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        outputs(model, tokenizer, prompts)
+
+
+def test_an_automatic_batch_size_grows_with_the_memory_and_shrinks_with_the_length(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = {"value": 2**40}
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": free["value"]}))
+    assert generation.fitting_batch(model, 2048) == generation.MOST_ROWS_ON_CPU
+    free["value"] = 100 * 2**20
+    some = generation.fitting_batch(model, 2048)
+    assert 1 < some < generation.MOST_ROWS_ON_CPU
+    assert generation.fitting_batch(model, 8192) < some
+    free["value"] = 1
+    assert generation.fitting_batch(model, 2048) == 1
+
+
 def test_what_a_model_ships_as_sampling_defaults_does_not_slip_in(tokenizer: Any) -> None:
-    settings = generation.generation_config(tokenizer, **SAMPLED)
-    assert (settings.top_k, settings.top_p, settings.temperature, settings.repetition_penalty) == (0, 0.9, 1.5, 1.0)
+    settings = generation.generation_config(tokenizer, 1.2)
+    assert (settings.do_sample, settings.repetition_penalty) == (False, 1.2)
+    assert not settings.top_k and not settings.top_p and not settings.temperature
     assert settings.eos_token_id == [tokenizer.eos_token_id, tokenizer.pad_token_id]
     assert settings.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
 
@@ -294,78 +409,3 @@ def test_prompts_that_leave_no_room_are_refused(tokenizer: Any) -> None:
 def test_prompts_are_those_of_the_records_in_order(tokenizer: Any) -> None:
     for record, prompt in zip(RECORDS, generation.build_prompts(RECORDS, tokenizer, NEW, 4096), strict=True):
         assert prompt == models.prompt_ids(tokenizer, prepare_input(record))
-
-
-def test_a_gpu_that_is_too_small_is_told_what_to_change(
-    model: Any, tokenizer: Any, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(**_: Any) -> None:
-        raise torch.cuda.OutOfMemoryError
-
-    monkeypatch.setattr(model, "generate", full)
-    with pytest.raises(UserError, match="out of memory at generate.batch_size = 2; halve it"):
-        outputs(model, tokenizer, prompts)
-
-
-# --- files ----------------------------------------------------------------------------------------------------------
-
-
-def questions(
-    model: Any, tokenizer: Any, prompts: list[list[int]], path: Path, records: list[Record] = RECORDS
-) -> list[Generated]:
-    settings = generation.generation_config(tokenizer, **GREEDY)
-    return generation.write_questions(
-        model, tokenizer, records, prompts, settings, path, adapter="outputs/a", batch_size=2, seed=0
-    )
-
-
-def test_questions_come_in_the_order_of_the_records_and_lines_as_they_are_finished(
-    model: Any, tokenizer: Any, prompts: list[list[int]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    items = questions(model, tokenizer, prompts, tmp_path / "q.jsonl")
-    assert [item.record.id for item in items] == [record.id for record in RECORDS]
-    assert [item.text for item in items] == texts(outputs(model, tokenizer, prompts))
-    assert [item.prompt for item in items] == [tokenizer.decode(prompt) for prompt in prompts]
-    assert {item.adapter for item in items} == {"outputs/a"}
-    lines = [json.loads(line) for line in (tmp_path / "q.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
-    assert sorted(lines, key=lambda line: -line["prompt_tokens"]) == lines
-    assert sorted(lines, key=lambda line: line["id"]) == sorted(
-        (item.to_dict() for item in items), key=lambda entry: str(entry["id"])
-    )
-    tokens = sum(item.completion_tokens for item in items)
-    assert f"wrote     5 questions, {tokens} tokens in" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("batches", "kept"), [(0, 0), (1, 2)])
-def test_an_interruption_keeps_whole_lines_and_says_how_to_go_on(
-    model: Any,
-    tokenizer: Any,
-    prompts: list[list[int]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    batches: int,
-    kept: int,
-) -> None:
-    generate, calls = model.generate, []
-
-    def interrupted(**options: Any) -> Any:
-        calls.append(options)
-        if len(calls) > batches:
-            raise KeyboardInterrupt
-        return generate(**options)
-
-    monkeypatch.setattr(model, "generate", interrupted)
-    path = tmp_path / "q.jsonl"
-    with pytest.raises(Interrupted) as caught:
-        questions(model, tokenizer, prompts, path)
-    assert f"{kept} of 5 questions are finished" in str(caught.value)
-    assert (f"score them with python evaluate.py {path}" in str(caught.value)) is (kept > 0)
-    assert "the same command starts anew" in str(caught.value)
-    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
-    assert len([json.loads(line) for line in lines if line]) == kept
-
-
-def test_a_record_without_a_reference_is_answered_too(model: Any, tokenizer: Any, tmp_path: Path) -> None:
-    records = [Record("r", "生物", "单选题", "细胞是生物体结构和功能的基本单位。")]
-    prompts = generation.build_prompts(records, tokenizer, NEW, 4096)
-    assert questions(model, tokenizer, prompts, tmp_path / "q.jsonl", records)[0].reference is None

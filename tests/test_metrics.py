@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from conftest import ROOT, TEXT, item
 
-from evaluate import getTotalScore, summarize, summary_text
+from evaluate import getTotalScore, summarize
 from gaokao import metrics
+from gaokao.figures import summary_text
 from gaokao.metrics import score_parts, similarity
 from gaokao.prompts import render
 from gaokao.records import load_records

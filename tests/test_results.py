@@ -159,7 +159,7 @@ def test_deep_nesting_is_named(tmp_path: Path, content: str) -> None:
         (b"[", "is not JSON"),
         (b"[]", "holds no results"),
         (b" \n", "the file is empty"),
-        (b"\xff\xfe[", "is not UTF-8"),
+        (b"\xff\xfe[", "is UTF-16 text"),
         (b'{"a": 1}', "id is missing"),
         (b'{"text": ', "q.json:1: is not JSON"),
     ],

@@ -24,11 +24,12 @@ from scipy.stats import binomtest
 from transformers import PreTrainedTokenizerBase
 
 from gaokao.checks import Item, Outcome, run_checks, usable
-from gaokao.generation import Completion, generate, generation_config
+from gaokao.generation import Writer
 from gaokao.models import choose_base, load_base, prompt_ids
 from gaokao.prompts import Message, parse, prepare_input
 from gaokao.records import OUTSIDE, TEXTBOOK, Record, load_records
 from gaokao.text import CHOICE_TYPES
+from gaokao.writing import Completion
 
 SHIPPED = "shipped"
 PASSAGE_CHARS = 250
@@ -247,12 +248,17 @@ def main() -> None:
     for wording in options.wordings:
         prompts = [prompt_ids(tokenizer, messages_of(record, wording)) for record in items]
         for decoding in options.decoding:
-            settings = generation_config(
-                tokenizer, max_new_tokens=options.max_new_tokens, do_sample=decoding == "sampled", **SAMPLING
+            writer = Writer(
+                model,
+                tokenizer,
+                batch_size=options.batch_size,
+                max_new_tokens=options.max_new_tokens,
+                do_sample=decoding == "sampled",
+                **SAMPLING,
             )
             started = time.perf_counter()
-            found = generate(model, tokenizer, prompts, settings, batch_size=options.batch_size, seed=options.seed)
-            outputs = sorted(found, key=lambda output: output.position)
+            keys = [f"{options.seed}/{record.id}" for record in items]
+            outputs = sorted(writer.write(prompts, keys), key=lambda output: output.position)
             print(line(judge(items, outputs, wording, decoding, time.perf_counter() - started)), flush=True)
             for record, output in list(zip(items, outputs, strict=True))[: options.show]:
                 print(f"\n--- {record.id} {record.subject} {record.type} {output.finish_reason}\n{output.text}\n")
