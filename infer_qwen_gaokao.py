@@ -114,7 +114,7 @@ def report(resolved: Resolved, items: list[Generated], folder: Path) -> None:
         print(sample_text(item))
     print(summary_text(summary))
     print(f"files     {folder / writing.QUESTIONS}, {folder / 'scores.json'}")
-    if note := closing_line(resolved):
+    if resolved.config.generate.engine != OPENAI and (note := closing_line(resolved)):
         print(note)
 
 

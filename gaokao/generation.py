@@ -1,5 +1,6 @@
 """Completions from the model at hand, in batches: left padding, KV cache, rows that leave when they have ended."""
 
+import copy
 import sys
 from collections import deque
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
@@ -317,6 +318,8 @@ class Writer:
             written = ids.shape[1] - width
             stretch = _Stretch(self.stops, max(1, len(rows) // LEAVING_SHARE), tick)
             sampler = ItemSampler([keys[place] for place in rows], self.temperature, self.top_p, written)
+            settings = copy.copy(self.settings)
+            settings.max_new_tokens = self.max_new_tokens - written
             with torch.inference_mode():
                 # The whole of ids and mask, although the cache holds all but the last token: a repetition penalty
                 # looks at all of them.
@@ -324,8 +327,7 @@ class Writer:
                     input_ids=ids,
                     attention_mask=mask,
                     past_key_values=cache,
-                    generation_config=self.settings,
-                    max_new_tokens=self.max_new_tokens - written,
+                    generation_config=settings,
                     logits_processor=LogitsProcessorList([sampler] if self.do_sample else []),
                     stopping_criteria=StoppingCriteriaList([stretch]),
                 )

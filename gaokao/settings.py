@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from gaokao.config import Config, Section, leaf_types
+from gaokao.config import OPENAI, Config, Section, leaf_types
 from gaokao.errors import MAX_FAULTS, UserError, elsewhere, faults_text
 
 DEFAULT_CONFIG = Path("config.yaml")
@@ -160,6 +160,9 @@ def _resolve(
     gpus = cuda_gpus()
     if gpus:
         return checked[0], {}, gpus
+    if checked[0].generate.engine == OPENAI:
+        # A server has GPUs of its own, and no use for what is set for a tiny model here.
+        checked[1] = checked[1].model_copy(update={"generate": checked[0].generate})
     both = {key: (attrgetter(key)(checked[0]), attrgetter(key)(checked[1])) for key in KEYS}
     replaced = {key: (before, now) for key, (before, now) in both.items() if before != now}
     return checked[1].model_copy(update={WITHOUT_GPU: replacement}), replaced, gpus

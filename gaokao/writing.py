@@ -160,7 +160,7 @@ class Drafts:
 
     def read(self) -> None:
         """Take in what the processes have written since."""
-        for path in sorted({*self.folder.glob("questions-*.jsonl"), self._journal.path}):
+        for path in sorted({self.folder / JOURNAL, *self.folder.glob("questions-*.jsonl"), self._journal.path}):
             rows = self._journal.rows if path == self._journal.path else _whole_rows(path)
             if path == self._journal.path and self._journal.damaged:
                 numbers = ", ".join(map(str, self._journal.damaged[:5]))
@@ -196,7 +196,7 @@ class Drafts:
 
 def _whole_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of another process's journal, which may be writing the next one."""
-    content = path.read_bytes()
+    content = path.read_bytes() if path.exists() else b""
     rows = []
     for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), 1):
         try:
@@ -293,6 +293,7 @@ def write_questions(
             ) from None
         if first:
             write_json(folder / QUESTIONS, [item.to_dict() for item in kept])
+            print(f"wrote     {len(kept)} questions of {len(drafts.by_place)} drafts")
     return kept
 
 

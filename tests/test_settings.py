@@ -552,3 +552,16 @@ def test_errors_answer_before_any_heavy_import() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_a_server_is_asked_for_is_not_replaced_by_what_is_set_for_a_tiny_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gaokao.settings.cuda_gpus", lambda: 0)
+    tiny = "{generate: {temperature: 0.3}, train: {max_steps: 7}}"
+    for engine, temperature in (("transformers", 0.3), ("openai", 0.7)):
+        arguments = [f"--generate.engine={engine}", f"--without_gpu={tiny}", f"--config={ROOT / 'config.yaml'}"]
+        found = load_config(arguments, "x.py")
+        assert found.config.generate.temperature == temperature
+        assert found.config.train.max_steps == 7
+        assert ("generate.temperature" in found.replaced) is (engine == "transformers")
