@@ -6,7 +6,7 @@ is wrong. `python -m tests.benchmarks.calibrate_checks DIR` prints the false-ala
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, Self
@@ -28,6 +28,7 @@ from gaokao.text import (
     shared_spans,
     shorten,
     split_options,
+    split_statements,
     without,
 )
 
@@ -136,7 +137,7 @@ def check_sections(item: Item) -> Result:
 
 
 def check_options(item: Item) -> Result:
-    """A choice item has the options A, B, C and D, with four distinct texts."""
+    """A choice item has the options A, B, C and D, with distinct texts, and so have the statements that they combine."""
     if not _one_choice(item) or not item.question:
         return not_applicable("options")
     options = split_options(item.question)
@@ -146,18 +147,26 @@ def check_options(item: Item) -> Result:
     faults = []
     if len(options) > 4:
         faults.append(f"options {''.join(options)} instead of ABCD")
-    seen: dict[str, str] = {}
+    faults += _alike("option", options)
+    if all("①" <= mark <= "⑨" for text in options.values() for mark in text if not mark.isspace()):
+        faults += _alike("statement", split_statements(item.question))
     for letter, text in options.items():
-        # Signs and brackets tell options apart ($-1$ and $1$), so only layout and the closing point are dropped.
-        bare = "".join(text.translate(SPELT_OUT).split()).rstrip(".;,。")
-        if not bare:
-            faults.append(f"option {letter} is empty")
-        elif bare in seen:
-            faults.append(f"options {seen[bare]} and {letter} are both “{shorten(text)}”")
-        seen.setdefault(bare, letter)
         if twice := re.search(r"\n[ \t]*\(?([A-D])[ \t]*[.、:)]", fold(text)):
             faults.append(f"option {twice.group(1)} stands again inside option {letter}")
     return result("options", faults)
+
+
+def _alike(what: str, texts: Mapping[str, str]) -> Iterator[str]:
+    """The texts that are empty or equal to one before."""
+    seen: dict[str, str] = {}
+    for mark, text in texts.items():
+        # Signs and brackets tell options apart ($-1$ and $1$), so only layout and the closing point are dropped.
+        bare = "".join(text.translate(SPELT_OUT).split()).rstrip(".;,。")
+        if not bare:
+            yield f"{what} {mark} is empty"
+        elif bare in seen:
+            yield f"{what}s {seen[bare]} and {mark} are both “{shorten(text)}”"
+        seen.setdefault(bare, mark)
 
 
 def check_key(item: Item) -> Result:

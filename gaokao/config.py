@@ -128,7 +128,7 @@ class ModelConfig(Section):
 
 
 class DataConfig(Section):
-    """Files (JSON, JSON Lines, CSV, Parquet), folders, or data sets of a hub (hub:owner/name)."""
+    """Files (JSON, JSON Lines, CSV, Excel, Parquet), folders, or data sets of a hub (hub:owner/name)."""
 
     train: OneOrSeveral = _key("gaokao_data/train.json", "What the adapter learns from")
     test: OneOrSeveral = _key("gaokao_data/test.json", "What questions are written for; scored if it has answers")

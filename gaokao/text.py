@@ -355,9 +355,14 @@ def split_set(question: str, count: int) -> tuple[int, list[str]] | None:
 _STATEMENT = re.compile(r"([①-⑨])((?:(?!A\s*[．.、])[^①-⑨\n]){4,})")
 
 
+def split_statements(question: str) -> dict[str, str]:
+    """The statements that options combine, mark -> text: ①甲 ②乙. Of a mark that stands twice the last counts."""
+    return dict(_STATEMENT.findall(question))
+
+
 def keyed_texts(question: str, answer: str) -> list[str]:
     """The texts of the options that an answer names; of one that combines statements (①③), these statements."""
-    options, statements = split_options(question) or {}, dict(_STATEMENT.findall(question))
+    options, statements = split_options(question) or {}, split_statements(question)
     texts: list[str] = []
     for option in (options.get(letter, "") for letter in parse_key(answer)):
         combined = [statements[mark] for mark in re.findall("[①-⑨]", option) if mark in statements]

@@ -206,6 +206,17 @@ def test_four_options_in_any_usual_layout_pass(options: str) -> None:
     assert found is not None and list(found) == list("ABCD")
 
 
+@pytest.mark.parametrize("options", ["A．①② B．②③ C．③④ D．①④", "A．①②④ B．②③④ C．③④ D．①③④"])
+def test_statements_that_the_options_combine_are_distinct(options: str) -> None:
+    same = "①市场调节具有滞后性\n②市场调节具有滞后性\n③价格由价值决定\n④供求影响价格"
+    caught(result := check_options(replace(GOOD, question=f"这说明（　）\n{same}\n{options}")))
+    assert "statements ① and ② are both “市场调节具有滞后性”" in result.evidence
+    other = same.replace("②市场调节具有滞后性", "②市场调节具有自发性")
+    passed(check_options(replace(GOOD, question=f"这说明（　）\n{other}\n{options}")))
+    # Where the options do not combine them, they may be anything: steps, parts of a figure.
+    passed(check_options(replace(GOOD, question=f"反应①加热至沸腾②加热至沸腾\n{STEM}\n{OPTIONS}")))
+
+
 def test_options_are_not_asked_of_open_questions_and_of_sub_questions() -> None:
     skipped(check_options(OPEN))
     skipped(check_options(SUBQUESTIONS))
