@@ -56,7 +56,7 @@ class Local:
         config = resolved.config
         self.resolved, self.options, self.adapter = resolved, config.generate, adapter
         self._processes = models.start_processes(resolved.gpus)
-        self.process: int = self._processes.process_index
+        self.process, self.processes = self._processes.process_index, self._processes.num_processes
         with self._processes.main_process_first():
             self.base = models.choose_base(
                 **config.model.model_dump(),
@@ -69,11 +69,6 @@ class Local:
         if adapter is not None:
             note = adapters.check_adapter(adapter, self._record, self.options.other_quantization)
         self.name = BARE_BASE if adapter is None else f"{adapter}{f' ({note})' if note else ''}"
-
-    @property
-    def processes(self) -> int:
-        """How many share the work."""
-        return int(self._processes.num_processes)
 
     def meet(self) -> None:
         """Wait until all processes have come here."""

@@ -70,6 +70,7 @@ class Served:
     name: str = field(init=False)
     """What the results call it."""
     process: int = field(default=0, init=False)
+    processes: int = field(default=1, init=False)
     usage: Usage = field(default_factory=Usage, init=False)
     """Of all rounds together."""
     _sampling: dict[str, Any] | None = field(default=None, init=False)

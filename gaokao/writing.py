@@ -60,6 +60,8 @@ class Engine(Protocol):
     """What the results call it: the adapter, or the model of a server."""
     process: int
     """Number of this process among those that share the work; only the first one prints and writes results."""
+    processes: int
+    """How many they are."""
 
     def inputs(self) -> dict[str, Any]:
         """What the questions depend on beside the records, by the name that a user knows it by."""
@@ -331,7 +333,9 @@ class _Rounds(NamedTuple):
             for place in places
         ]
         done = {place for place in places if (place, attempt) in self.drafts.by_place}
-        progress = _Progress(len(jobs), len(done), attempt, quiet=self.engine.process > 0)
+        # Of what is missing each process writes its share; the bar shows that of the first one.
+        share = -(-(len(jobs) - len(done)) // self.engine.processes)
+        progress = _Progress(len(done) + share, len(done), attempt, quiet=self.engine.process > 0)
 
         def keep(completion: Completion) -> None:
             place = completion.position

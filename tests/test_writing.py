@@ -43,7 +43,7 @@ def text(key: str, whole: bool) -> str:
 class Scripted:
     """An engine without a model: its texts depend on the job only; the drafts in `bad` are not whole."""
 
-    name, process = "scripted", 0
+    name, process, processes = "scripted", 0, 1
 
     def __init__(
         self,
