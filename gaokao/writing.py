@@ -158,7 +158,11 @@ class Drafts:
         self.by_place: dict[tuple[int, int], Generated] = {}
         self._places = {record.id: place for place, record in enumerate(records)}
         self._journal = Journal(folder / (f"questions-{process}.jsonl" if process else JOURNAL))
-        self.read()
+        try:
+            self.read()
+        except BaseException:
+            self._journal.close()
+            raise
 
     def read(self) -> None:
         """Take in what the processes have written since."""

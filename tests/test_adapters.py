@@ -97,6 +97,10 @@ def test_an_adapter_of_another_base_quantization_or_template_is_refused(
 ) -> None:
     with pytest.raises(UserError, match="trained with quantization nf4, not none; set model.quantization: nf4"):
         adapters.check_adapter(adapter, now(small_base, "none"))
+    # Whoever asks for it is told what the results will say.
+    said = "trained with quantization nf4, used with none"
+    assert adapters.check_adapter(adapter, now(small_base, "none"), other_quantization=True) == said
+    assert adapters.check_adapter(adapter, now(small_base), other_quantization=True) == ""
     with pytest.raises(UserError, match="trained on base other, not on .*tiny-"):
         adapters.check_adapter(changed(base="other", base_fingerprint="x"), now(small_base))
 

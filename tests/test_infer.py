@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import record_row, save_adapter
+from chat_server import Reply, completion, listing, running_server
+from conftest import TEXT, record_row, save_adapter
 
 import evaluate
 import infer_qwen_gaokao
@@ -211,3 +212,71 @@ def test_python_files_of_a_base_are_fetched_only_where_they_are_trusted(
     monkeypatch.setattr(models, "locate_base", noting)
     infer("--adapter", "none", f"--model.trust_remote_code={str(trusted).lower()}")
     assert seen == [trusted]
+
+
+def test_an_adapter_on_another_quantization_works_where_asked_for_and_the_results_say_so(
+    infer: Infer, adapter: Path, tmp_path: Path
+) -> None:
+    printed = infer("--adapter", adapter, "--model.quantization=none", "--generate.other_quantization=true")
+    entries = load_json(tmp_path / "out" / "gaokao" / "generated" / "questions.json")
+    said = f"{adapter} (trained with quantization nf4, used with none)"
+    assert {entry["adapter"] for entry in entries} == {said}
+    assert any(line.startswith(f"adapter   {said}, merged") for line in printed)
+
+
+def test_the_same_command_again_does_nothing_and_other_inputs_begin_anew(infer: Infer, tmp_path: Path) -> None:
+    infer("--adapter", "none")
+    (line,) = infer("--adapter", "none")
+    assert line.startswith("finished  ") and "--restart" in line
+    # How many rows stand in a batch is no input: the same questions would come out.
+    assert infer("--adapter", "none", "--generate.batch_size=1")[0].startswith("finished  ")
+    printed = "\n".join(infer("--adapter", "none", "--generate.top_p=0.5", "--model.quantization=none"))
+    assert 'model.quantization was "nf4", is "none"; generate.top_p was 0.9, is 0.5' in printed
+
+
+def test_attempts_and_several_questions_of_a_record(infer: Infer, tmp_path: Path) -> None:
+    infer("--adapter", "none", "--generate.attempts=2", "--generate.questions_per_record=2")
+    folder = tmp_path / "out" / "gaokao" / "generated_base"
+    entries = load_json(folder / "questions.json")
+    assert [entry["id"] for entry in entries] == ["r0-1", "r0-2", "r1-1", "r1-2", "r2-1", "r2-2"]
+    assert [len(entry["attempts"]) for entry in entries] == [2] * 6
+    assert load_json(folder / "scores.json")["attempts"]["all"] == {
+        "items": 6, "usable_first": 0, "usable": 0, "drafts": 12
+    }  # fmt: skip
+    assert len({entry["text"] for entry in entries}) >= 3
+
+
+def test_a_chapter_is_enough(infer: Infer, tmp_path: Path) -> None:
+    chapter = tmp_path / "洋务运动.txt"
+    chapter.write_text(
+        "\n\n".join(f"第{n}段。" + "洋务派创办了一批军事工业和民用企业。" * 20 for n in range(4)), "utf-8"
+    )
+    infer("--adapter", "none", "--textbook", chapter, "--subject", "历史", "--type", "单选题", "--count", "3")
+    entries = load_json(tmp_path / "out" / "gaokao" / "generated_base_洋务运动" / "questions.json")
+    assert [(entry["subject"], entry["type"]) for entry in entries] == [("历史", "单选题")] * 3
+    assert all(
+        entry["passage"].startswith("第") and entry["课本内容"] in chapter.read_text("utf-8") for entry in entries
+    )
+    with pytest.raises(UserError, match="--subject"):
+        infer("--adapter", "none", "--textbook", chapter, "--type", "单选题")
+
+
+def test_a_server_writes_instead_and_no_base_is_looked_for(
+    infer: Infer, tmp_path: Path, plain_environment: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: Any) -> None:
+        raise AssertionError("a base was looked for")
+
+    monkeypatch.setattr(models, "choose_base", refuse)
+    with running_server() as server:
+        server.models = [listing("gaokao")]
+        server.respond = lambda seen: Reply(body=completion(TEXT))
+        options = ["--generate.engine=openai", f"--generate.base_url={server.url}", "--generate.served_model=gaokao"]
+        printed = infer(*options)
+        assert infer(*options)[0].startswith("finished  ")
+        assert len(server.seen) == 3 and server.seen[0].body["max_tokens"] == 4
+    entries = load_json(tmp_path / "out" / "gaokao" / "generated" / "questions.json")
+    assert {entry["adapter"] for entry in entries} == {f"gaokao at {server.url}"}
+    # The second and third repeat the first.
+    assert [entry["usable"] for entry in entries] == [True, False, False]
+    assert not any("tiny" in line for line in printed)
