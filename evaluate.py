@@ -17,7 +17,7 @@ from gaokao.errors import UserError, run_script
 from gaokao.figures import attempts_table, summary_text
 from gaokao.grounding import grounding
 from gaokao.metrics import CHANCE_ROUNDS, rate, rounded, score_parts, share, similarity
-from gaokao.results import Generated, read_results, scores_file
+from gaokao.results import GATE_CHECKS, Generated, read_results, scores_file
 from gaokao.runs import write_json
 from gaokao.settings import load_config
 
@@ -59,6 +59,10 @@ def summarize(items: Sequence[Generated], rounds: int = CHANCE_ROUNDS, seed: int
         "checks": {
             check.name: {"hard": check.hard, **_passed([item.checks[column] for item in items])}
             for column, check in enumerate(CHECKS)
+        }
+        | {
+            name: {"hard": hard, "passed": sum(not found(item) for item in items), "applicable": len(items)}
+            for name, (hard, found) in GATE_CHECKS.items()
         },
         "grounding": grounding([item.item for item in items]),
         "scored": len(scored),

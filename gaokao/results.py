@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -169,6 +169,13 @@ class Generated:
             attempts=tuple(attempts),
             **texts,
         )
+
+
+# Name -> whether it is hard, and what it found.
+GATE_CHECKS: dict[str, tuple[bool, Callable[[Generated], Any]]] = {
+    REPEATS: (True, lambda item: item.repeats),
+    OFF_PASSAGES: (False, lambda item: item.off_passages),
+}
 
 
 def asked(record: Record) -> Record:

@@ -12,6 +12,7 @@ from gaokao.checks import CHECKS
 from gaokao.errors import UserError
 from gaokao.figures import summary_text
 from gaokao.metrics import rate
+from gaokao.results import OFF_PASSAGES, REPEATS
 
 
 def test_summary_counts_sections_and_stops() -> None:
@@ -25,12 +26,15 @@ def test_summary_counts_sections_and_stops() -> None:
 
 def test_every_check_is_counted_where_it_applies() -> None:
     no_key, twice = TEXT.replace("参考答案：B", "参考答案：乙"), TEXT.replace("D．丁", "D．丙")
-    summary = summarize([item(), item(no_key), item(twice), item(type="主观题")])
-    assert list(summary["checks"]) == [check.name for check in CHECKS]
-    assert summary["checks"]["options"] == {"hard": True, "passed": 2, "applicable": 3}
-    assert summary["checks"]["key"] == {"hard": True, "passed": 2, "applicable": 3}
+    again = item(repeats="the question of id r0")
+    summary = summarize([item(), item(no_key), item(twice), item(type="主观题", off_passages=True), again])
+    assert list(summary["checks"]) == [*(check.name for check in CHECKS), REPEATS, OFF_PASSAGES]
+    assert summary["checks"]["options"] == {"hard": True, "passed": 3, "applicable": 4}
+    assert summary["checks"]["key"] == {"hard": True, "passed": 3, "applicable": 4}
     assert summary["checks"]["latex"]["hard"] is False
-    assert (summary["usable"]["passed"], summary["usable"]["items"]) == (2, 4)
+    assert summary["checks"][REPEATS] == {"hard": True, "passed": 4, "applicable": 5}
+    assert summary["checks"][OFF_PASSAGES] == {"hard": False, "passed": 4, "applicable": 5}
+    assert (summary["usable"]["passed"], summary["usable"]["items"]) == (2, 5)
 
 
 @pytest.mark.parametrize("key", ["Ｂ", "(B)", "B，", " B 。"])
