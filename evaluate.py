@@ -1,6 +1,7 @@
 """Score generated questions: form, checks, and similarity to references beside its chance level.
 
     python evaluate.py outputs/gaokao/generated/questions.json
+    python evaluate.py outputs/new/generated/questions.json --against outputs/gaokao/generated/questions.json
 
 Similarity says how close a text is to one reference, not how good a question is; without its chance level (the same
 texts against wrong references of their subject) it says nothing.
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gaokao.checks import CHECKS, Outcome, Result
+from gaokao.comparison import compare, comparison_text, pair
 from gaokao.errors import UserError, run_script
 from gaokao.figures import attempts_table, summary_text
 from gaokao.grounding import grounding
@@ -83,12 +85,20 @@ def main(argv: list[str]) -> None:
 
     def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("results", type=Path, help="questions.json or questions.jsonl of a run")
+        parser.add_argument(
+            "--against", type=Path, metavar="FILE", help="results of the same records: which is better?"
+        )
 
     resolved = load_config(argv, "evaluate.py", description=__doc__, explain=["evaluate"], add=add)
-    results, settings = resolved.actions.results, resolved.config.evaluate
-    target = scores_file(results)
-    summary = summarize(read_results(results), settings.chance_rounds, settings.seed)
+    results, against, settings = resolved.actions.results, resolved.actions.against, resolved.config.evaluate
+    target, items = scores_file(results), read_results(results)
+    found = None if against is None else pair(items, read_results(against))
+    summary = summarize(items, settings.chance_rounds, settings.seed)
     print(summary_text(summary))
+    if found is not None:
+        figures = compare(found.pairs, settings.seed)
+        summary["against"] = {"file": str(against), "figures": [figure.to_dict() for figure in figures]}
+        print(f"against   {against}\n{comparison_text(found, figures, settings.language)}")
     try:
         write_json(target, summary)
     except OSError as error:

@@ -222,6 +222,7 @@ class EvaluateConfig(Section):
 
     chance_rounds: int = _key(20, "Wrong references that each question is compared with", ge=1, le=1000)
     samples: int = _key(2, "Questions printed at the end", ge=0, le=100)
+    language: Literal["zh", "en"] = _key("zh", "zh or en: of the sentences that compare two results")
     seed: Seed = _key(0, "Seed of the shuffling")
 
 

@@ -45,6 +45,22 @@ def grounding(items: Sequence[Item]) -> Grounding:
     return found
 
 
+def grounded(items: Sequence[Item], name: str) -> dict[int, bool]:
+    """Place of each question that `grounding` compares -> whether its own passage comes first."""
+    found: dict[int, bool] = {}
+    for subject in SUBJECTS:
+        places = [
+            place
+            for place, item in enumerate(items)
+            if item.subject == subject and item.question and _passage(item, name)
+        ][:MOST_ITEMS]
+        if len(places) >= LEAST_ITEMS:
+            passages = [bare(_passage(items[place], name)) for place in places]
+            questions = [bare(items[place].question) for place in places]
+            found |= zip(places, own_first(questions, passages), strict=True)
+    return found
+
+
 def _passage(item: Item, name: str) -> str:
     return item.textbook if name == TEXTBOOK else item.outside
 

@@ -151,12 +151,11 @@ def similarity(items: "Sequence[Generated]", rounds: int = CHANCE_ROUNDS, seed: 
         rounds: wrong references that each item is compared with, at most; 2,000 in all.
         seed: of the choice of wrong references.
     """
-    ours = [item.sections if HEADER.search(item.text) else section_texts(item.text) for item in items]
+    ours = [_own_texts(item) for item in items]
     theirs = [section_texts(item.reference or "") for item in items]
 
     def compare(item: int, other: int) -> PairScores:
-        choice = items[item].record.type in CHOICE_TYPES
-        return _pair_scores(ours[item], theirs[other], SECTIONS[1] if choice else None)
+        return _pair_scores(ours[item], theirs[other], _left_out(items[item]))
 
     own = [compare(item, item) for item in range(len(items))]
     mean = _mean(own)
@@ -180,6 +179,19 @@ def similarity(items: "Sequence[Generated]", rounds: int = CHANCE_ROUNDS, seed: 
         compared_items=len(wrong),
         compared_pairs=sum(map(len, wrong.values())),
     )
+
+
+def item_similarity(item: "Generated") -> float:
+    """Similarity of one question to its reference, 0-100, as `similarity` takes the mean of."""
+    return _total(_pair_scores(_own_texts(item), section_texts(item.reference or ""), _left_out(item)))
+
+
+def _own_texts(item: "Generated") -> Texts:
+    return item.sections if HEADER.search(item.text) else section_texts(item.text)
+
+
+def _left_out(item: "Generated") -> str | None:
+    return SECTIONS[1] if item.record.type in CHOICE_TYPES else None
 
 
 def wrong_pairs(items: "Sequence[Generated]", rounds: int, seed: int) -> list[tuple[int, int]]:

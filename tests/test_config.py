@@ -69,6 +69,7 @@ KEYS: dict[str, tuple[Any, list[Any], list[Any]]] = {
     "train.seed": (42, SEEDS, NOT_SEEDS),
     "evaluate.chance_rounds": (20, [1, 1000], [0, 1001]),
     "evaluate.samples": (2, [0, 100], [-1, 101]),
+    "evaluate.language": ("zh", ["zh", "en"], ["de", "", None]),
     "evaluate.seed": (0, SEEDS, NOT_SEEDS),
     "generate.adapter": ("auto", ["auto", "none", *NAMES], [*NO_NAMES, None]),
     "generate.engine": ("transformers", ["transformers", "openai"], ["vllm", "", None]),

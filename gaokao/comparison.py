@@ -1,0 +1,301 @@
+"""Two results files of the same records: which is better, figure by figure, and how sure that is.
+
+Only records that both have, asked for in the same way, are compared, each with itself. Rates: exact McNemar test
+(McNemar 1947) and Newcombe's interval for paired proportions (Newcombe 1998, method 10). Means: bootstrap over records
+and a sign-flip test. The p-values of all figures of a comparison are corrected together (Holm 1979).
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from gaokao.checks import CHECKS, Outcome
+from gaokao.errors import UserError
+from gaokao.grounding import grounded
+from gaokao.metrics import item_similarity
+from gaokao.records import PASSAGES
+from gaokao.results import REPEATS, Generated
+
+LEVEL = 0.05
+# Two-sided 5% and a power of 80%, as studies plan with.
+Z_LEVEL, Z_POWER = 1.959964, 0.841621
+RESAMPLES = 10_000
+NAMES_SHOWN = 5
+
+
+class Pairing(NamedTuple):
+    """Which records of two files belong together."""
+
+    pairs: list[tuple[Generated, Generated]]
+    only_first: list[str]
+    """Ids."""
+    only_second: list[str]
+    asked_otherwise: list[str]
+    """Both have the id, but with another subject, type or passage."""
+
+
+def pair(first: Sequence[Generated], second: Sequence[Generated]) -> Pairing:
+    """Each question with the other file's question for the same record.
+
+    Raises:
+        UserError: there is none.
+    """
+    others = {item.record.id: item for item in second}
+    both = [(item, others[item.record.id]) for item in first if item.record.id in others]
+    same = [(a, b) for a, b in both if _asked(a) == _asked(b)]
+    ids = {item.record.id for item in first}
+    found = Pairing(
+        same,
+        [item.record.id for item in first if item.record.id not in others],
+        [item.record.id for item in second if item.record.id not in ids],
+        [a.record.id for a, b in both if _asked(a) != _asked(b)],
+    )
+    if not same:
+        raise UserError(
+            f"the two results share no record (such as {first[0].record.id} and {second[0].record.id}, or the same ids with "
+            "other passages); generate both from the same data.test"
+        )
+    return found
+
+
+def _asked(item: Generated) -> tuple[str, ...]:
+    record = item.record
+    return record.subject, record.type, record.textbook, record.outside
+
+
+class Figure(NamedTuple):
+    """One figure of a comparison; rates and differences are shares (0 to 1), similarity 0 to 100."""
+
+    name: str
+    items: int
+    first: float
+    second: float
+    interval_95: tuple[float, float]
+    """Of first minus second."""
+    p: float
+    needed: int | None
+    """Records that would show a difference of this size with a power of 80%; `None` where there is none."""
+    p_holm: float = 1.0
+    percent: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figure as `scores.json` has it."""
+        return {**self._asdict(), "difference": self.difference, "verdict": self.verdict}
+
+    @property
+    def difference(self) -> float:
+        """First minus second."""
+        return self.first - self.second
+
+    @property
+    def verdict(self) -> str:
+        """`better`, `worse`, or `none`: no difference shown."""
+        if self.p_holm >= LEVEL:
+            return "none"
+        return "better" if self.difference > 0 else "worse"
+
+
+def compare(pairs: Sequence[tuple[Generated, Generated]], seed: int = 0) -> list[Figure]:
+    """All figures that both files have, the usable rate first, with corrected p-values."""
+    figures = [_rate(name, *flags) for name, flags in _flags(pairs).items() if flags[0]]
+    scored = [(a, b) for a, b in pairs if a.reference and b.reference]
+    if len(scored) > 1:
+        ours, theirs = ([item_similarity(pair[side]) for pair in scored] for side in (0, 1))
+        figures.append(_mean("similarity", ours, theirs, seed))
+    return [
+        figure._replace(p_holm=p) for figure, p in zip(figures, holm([figure.p for figure in figures]), strict=True)
+    ]
+
+
+def _flags(pairs: Sequence[tuple[Generated, Generated]]) -> dict[str, tuple[list[bool], list[bool]]]:
+    """Name -> what holds of each first and of each second question, where both can be judged."""
+    rates: dict[str, Callable[[Generated], bool | None]] = {
+        "usable": lambda item: item.usable,
+        "three sections and stopped": lambda item: item.question.complete and item.finish_reason == "stop",
+    }
+    for column, check in enumerate(CHECKS):
+        rates[check.name] = lambda item, column=column: _passed(item.checks[column].outcome)  # type: ignore[misc]
+    rates[REPEATS] = lambda item: not item.repeats
+    found: dict[str, tuple[list[bool], list[bool]]] = {}
+    for name, judge in rates.items():
+        judged = [(judge(a), judge(b)) for a, b in pairs]
+        known = [(a, b) for a, b in judged if a is not None and b is not None]
+        if name in ("usable", "three sections and stopped") or any(a != b for a, b in known):
+            found[name] = ([a for a, _ in known], [b for _, b in known])
+    for name in PASSAGES:
+        sides = [grounded([pair[side].item for pair in pairs], name) for side in (0, 1)]
+        places = sorted(sides[0].keys() & sides[1].keys())
+        found[f"own {name} first"] = ([sides[0][at] for at in places], [sides[1][at] for at in places])
+    return found
+
+
+def _passed(outcome: Outcome) -> bool | None:
+    return None if outcome is Outcome.NOT_APPLICABLE else outcome is Outcome.PASS
+
+
+def _rate(name: str, ours: Sequence[bool], theirs: Sequence[bool]) -> Figure:
+    from scipy.stats import binomtest
+
+    count = len(ours)
+    gained = sum(a and not b for a, b in zip(ours, theirs, strict=True))
+    lost = sum(b and not a for a, b in zip(ours, theirs, strict=True))
+    p = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    difference = (gained - lost) / count
+    return Figure(
+        name,
+        count,
+        sum(ours) / count,
+        sum(theirs) / count,
+        paired_interval(ours, theirs),
+        p,
+        items_needed(
+            difference, math.sqrt((gained + lost) / count), math.sqrt(max(0.0, (gained + lost) / count - difference**2))
+        ),
+    )
+
+
+def _mean(name: str, ours: Sequence[float], theirs: Sequence[float], seed: int) -> Figure:
+    import numpy as np
+    from scipy.stats import bootstrap, permutation_test
+
+    differences = np.array(ours) - np.array(theirs)
+    spread = float(differences.std(ddof=1))
+    if spread == 0:
+        at = float(differences.mean())
+        low, high, p = at, at, 1.0 if at == 0 else LEVEL / 2
+    else:
+        rng = np.random.default_rng(seed)
+        interval = bootstrap((differences,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=rng)
+        low, high = map(float, interval.confidence_interval)
+        flipped = permutation_test(
+            (differences,), np.mean, permutation_type="samples", n_resamples=RESAMPLES, vectorized=True, rng=rng
+        )
+        p = float(flipped.pvalue)
+    needed = items_needed(float(differences.mean()), spread, spread)
+    return Figure(
+        name, len(differences), float(np.mean(ours)), float(np.mean(theirs)), (low, high), p, needed, percent=False
+    )
+
+
+def paired_interval(ours: Sequence[bool], theirs: Sequence[bool]) -> tuple[float, float]:
+    """95% interval of the difference of two paired proportions (Newcombe 1998, method 10)."""
+    from scipy.stats import binomtest
+
+    count = len(ours)
+    table = {key: 0 for key in ((True, True), (True, False), (False, True), (False, False))}
+    for key in zip(ours, theirs, strict=True):
+        table[key] += 1
+    both, only_ours, only_theirs, neither = table.values()
+    bounds = [
+        binomtest(sum(flags), count).proportion_ci(confidence_level=0.95, method="wilson") for flags in (ours, theirs)
+    ]
+    a, b = sum(ours) / count, sum(theirs) / count
+    product = sum(ours) * (count - sum(ours)) * sum(theirs) * (count - sum(theirs))
+    surplus: float = both * neither - only_ours * only_theirs
+    surplus = max(0.0, surplus - count / 2) if surplus > 0 else surplus
+    phi = surplus / math.sqrt(product) if product else 0.0
+
+    def reach(x: float, y: float) -> float:
+        return math.sqrt(max(0.0, x * x - 2 * phi * x * y + y * y))
+
+    low = a - b - reach(a - bounds[0].low, bounds[1].high - b)
+    high = a - b + reach(bounds[0].high - a, b - bounds[1].low)
+    return max(-1.0, low), min(1.0, high)
+
+
+def items_needed(difference: float, spread_without: float, spread_with: float) -> int | None:
+    """Records at which a difference of this size would be shown with a power of 80% at the two-sided 5% level.
+
+    Args:
+        difference: of the two figures.
+        spread_without: standard deviation of the differences if there were no difference in the mean.
+        spread_with: with this difference in the mean.
+    """
+    if not difference:
+        return None
+    return math.ceil(((Z_LEVEL * spread_without + Z_POWER * spread_with) / difference) ** 2)
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number (Holm 1979), in the order given."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    corrected, least = [0.0] * len(values), 0.0
+    for rank, place in enumerate(order):
+        least = max(least, min(1.0, (len(values) - rank) * values[place]))
+        corrected[place] = least
+    return corrected
+
+
+# --- in words ---------------------------------------------------------------------------------------------------------
+
+WORDS: Mapping[str, Mapping[str, str]] = {
+    "en": {
+        "better": "better", "worse": "worse", "none": "no difference shown",
+        "line": "{name}: {verdict}, {first} against {second} ({items} records, difference {difference}, 95% interval {low} to {high}, p = {p})",
+        "needed": "; about {needed} records would show a difference of this size",
+        "paired": "{pairs} records are in both and are compared",
+        "only_first": "{count} are in the first only ({names})",
+        "only_second": "{count} are in the second only ({names})",
+        "asked_otherwise": "{count} have the same id but another subject, type or passage ({names})",
+        "holm": "p-values are corrected for {count} figures (Holm)",
+    },
+    "zh": {
+        "better": "更好", "worse": "更差", "none": "看不出差别",
+        "line": "{name}：{verdict}，{first} 对 {second}（{items} 条记录，相差 {difference}，95% 区间 {low} 到 {high}，p = {p}）",
+        "needed": "；要看出这么大的差别，大约需要 {needed} 条记录",
+        "paired": "两边都有的记录 {pairs} 条，逐条比较",
+        "only_first": "只在第一个里的 {count} 条（{names}）",
+        "only_second": "只在第二个里的 {count} 条（{names}）",
+        "asked_otherwise": "编号相同而科目、题型或材料不同的 {count} 条（{names}）",
+        "holm": "p 值已按 {count} 项校正（Holm）",
+    },
+}  # fmt: skip
+ZH_NAMES = {
+    "usable": "可用率", "three sections and stopped": "三部分齐全且自行结束", "similarity": "与参考题的相似度", REPEATS: "不重复",
+    "own 课本内容 first": "自己的课本内容排第一", "own 课外内容 first": "自己的课外内容排第一",
+    "sections": "三部分齐全", "options": "选项", "key": "答案格式", "key agrees": "答案与解析一致", "verdicts": "解析的判断与答案一致",
+    "leak words": "不提课本课外", "material": "材料在题干里", "picture": "不需要图", "quotes": "引文", "copied": "不是照抄", "latex": "公式完整",
+    "repetition": "不重复循环", "truncated": "没有截断", "language": "语言",
+}  # fmt: skip
+
+
+def comparison_text(found: Pairing, figures: Sequence[Figure], language: str) -> str:
+    """One plain sentence a figure, and which records were compared."""
+    words = WORDS[language]
+    parts = [words["paired"].format(pairs=len(found.pairs))]
+    for key in ("only_first", "only_second", "asked_otherwise"):
+        ids: list[str] = getattr(found, key)
+        if ids:
+            names = ", ".join(ids[:NAMES_SHOWN]) + (" …" if len(ids) > NAMES_SHOWN else "")
+            parts.append(words[key].format(count=len(ids), names=names))
+    joint = "; " if language == "en" else "；"
+    lines = [joint.join(parts), *(sentence(figure, language) for figure in figures)]
+    return "\n".join([*lines, words["holm"].format(count=len(figures))])
+
+
+def sentence(figure: Figure, language: str) -> str:
+    """Better, worse, or no difference shown, with what that rests on."""
+    words = WORDS[language]
+
+    def shown(value: float, signed: bool = False) -> str:
+        sign = "+" if signed else ""
+        return f"{100 * value:{sign}.0f}%" if figure.percent else f"{value:{sign}.1f}"
+
+    text = (
+        words["line"]
+        .format(
+            name=ZH_NAMES.get(figure.name, figure.name) if language == "zh" else figure.name,
+            verdict=words[figure.verdict],
+            first=shown(figure.first),
+            second=shown(figure.second),
+            items=figure.items,
+            difference=shown(figure.difference, signed=True),
+            low=shown(figure.interval_95[0], signed=True),
+            high=shown(figure.interval_95[1], signed=True),
+            p=f"{figure.p_holm:.3f}" if figure.p_holm >= 0.001 else "< 0.001",
+        )
+        .replace("p = <", "p <")
+    )
+    if figure.verdict == "none" and figure.needed:
+        text += words["needed"].format(needed=f"{figure.needed:,}")
+    return text
