@@ -16,7 +16,7 @@ from typing import Any
 from gaokao.checks import CHECKS, Outcome, Result
 from gaokao.comparison import compare, comparison_text, pair
 from gaokao.errors import UserError, run_script
-from gaokao.figures import attempts_table, summary_text
+from gaokao.figures import attempts_table, summary_text, usable_table, variety
 from gaokao.grounding import grounding
 from gaokao.metrics import CHANCE_ROUNDS, rate, rounded, score_parts, share, similarity
 from gaokao.results import GATE_CHECKS, Generated, read_results, scores_file
@@ -57,7 +57,9 @@ def summarize(items: Sequence[Generated], rounds: int = CHANCE_ROUNDS, seed: int
         "stopped_by_end_token": share(stopped),
         "three_sections_and_stopped": share([a and b for a, b in zip(complete, stopped, strict=True)]),
         "usable": rate([item.usable for item in items]),
+        "usable_by": usable_table(items),
         "attempts": attempts_table(items),
+        "variety": variety(items),
         "checks": {
             check.name: {"hard": check.hard, **_passed([item.checks[column] for item in items])}
             for column, check in enumerate(CHECKS)

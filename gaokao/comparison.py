@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from gaokao.checks import CHECKS, Outcome
 from gaokao.errors import UserError
 from gaokao.grounding import grounded
-from gaokao.metrics import item_similarity
+from gaokao.metrics import bootstrap_interval, item_similarity
 from gaokao.records import PASSAGES
 from gaokao.results import REPEATS, Generated
 
@@ -156,19 +156,22 @@ def _rate(name: str, ours: Sequence[bool], theirs: Sequence[bool]) -> Figure:
 
 def _mean(name: str, ours: Sequence[float], theirs: Sequence[float], seed: int) -> Figure:
     import numpy as np
-    from scipy.stats import bootstrap, permutation_test
+    from scipy.stats import permutation_test
 
     differences = np.array(ours) - np.array(theirs)
+    low, high = bootstrap_interval(differences.tolist(), seed)
     spread = float(differences.std(ddof=1))
     if spread == 0:
-        at = float(differences.mean())
-        low, high, p = at, at, 1.0 if at == 0 else LEVEL / 2
+        # Every record has the same difference, so that the flips need no drawing.
+        p = 1.0 if not differences.any() else 2.0 ** (1 - len(differences))
     else:
-        rng = np.random.default_rng(seed)
-        interval = bootstrap((differences,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=rng)
-        low, high = map(float, interval.confidence_interval)
         flipped = permutation_test(
-            (differences,), np.mean, permutation_type="samples", n_resamples=RESAMPLES, vectorized=True, rng=rng
+            (differences,),
+            np.mean,
+            permutation_type="samples",
+            n_resamples=RESAMPLES,
+            batch=200,
+            rng=np.random.default_rng(seed),
         )
         p = float(flipped.pvalue)
     needed = items_needed(float(differences.mean()), spread, spread)

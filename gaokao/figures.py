@@ -1,18 +1,56 @@
-"""The figures of a results file: how many attempts they took, and all of them as a few lines for a screen."""
+"""The figures of a results file by subject and type, how varied its questions are, and all as a few lines for a screen."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gaokao.audit import find_duplicates, key_bias, key_of
 from gaokao.grounding import note, screen
+from gaokao.metrics import rate
 from gaokao.results import Generated
+from gaokao.text import normalize
+
+# With fewer items an interval says nothing but that they are few.
+LEAST_ITEMS = 5
+
+
+def groups(items: Sequence[Generated]) -> dict[str, list[Generated]]:
+    """The items of each subject, of each type, and of each pair of both, such as `历史 单选题`."""
+    found: dict[str, list[Generated]] = {}
+    for item in items:
+        record = item.record
+        for name in (record.subject, record.type, f"{record.subject} {record.type}"):
+            found.setdefault(name, []).append(item)
+    # Where all are of one subject or type, the pairs say nothing new.
+    return {name: those for name, those in found.items() if " " not in name or len(those) < len(items)}
+
+
+def usable_table(items: Sequence[Generated]) -> dict[str, Any]:
+    """Usable rate with its interval by subject, type and both; groups of fewer than LEAST_ITEMS under `too_few`."""
+    found = groups(items)
+    rows = {name: rate([item.usable for item in those]) for name, those in found.items() if len(those) >= LEAST_ITEMS}
+    return {**rows, "too_few": {name: len(those) for name, those in found.items() if len(those) < LEAST_ITEMS}}
+
+
+def variety(items: Sequence[Generated]) -> dict[str, Any]:
+    """How varied the questions are: distinct-2 and distinct-4, near-duplicates, and how the keys are spread.
+
+    distinct-n is the share of different ones among all character n-grams of the 题干 (Li et al. 2016, arXiv:1510.03055).
+    It falls with the number of questions, so compare sets of one size.
+    """
+    stems = [normalize(item.question.question) for item in items]
+    grams = {n: [stem[at : at + n] for stem in stems for at in range(len(stem) - n + 1)] for n in (2, 4)}
+    bias = key_bias(key_of(item.item) for item in items)
+    duplicates = find_duplicates([item.question.question for item in items])
+    return {
+        **{f"distinct_{n}": round(len(set(those)) / len(those), 4) if those else None for n, those in grams.items()},
+        "near_duplicate_pairs": len(duplicates.pairs),
+        "keys": {"items": bias.total, **{key: round(share, 4) for key, share in bias.shares.items()}},
+        "key_strictly_longest": round(bias.longest, 4),
+    }
 
 
 def attempts_table(items: Sequence[Generated]) -> dict[str, Any]:
     """How many were usable at the first attempt and in the end: `all`, by subject and by type."""
-    groups: dict[str, list[Generated]] = {"all": list(items)}
-    for item in items:
-        groups.setdefault(item.record.subject, []).append(item)
-        groups.setdefault(item.record.type, []).append(item)
     return {
         name: {
             "items": len(those),
@@ -20,7 +58,7 @@ def attempts_table(items: Sequence[Generated]) -> dict[str, Any]:
             "usable": sum(item.usable for item in those),
             "drafts": sum(max(1, len(item.attempts)) for item in those),
         }
-        for name, those in groups.items()
+        for name, those in {"all": list(items), **groups(items)}.items()
     }
 
 
@@ -47,7 +85,9 @@ def summary_text(summary: Mapping[str, Any]) -> str:
             f"attempts  {row['usable_first']} usable at the first attempt, {row['usable']} in the end, of {row['items']}; "
             f"{row['drafts']} drafts"
         )
+    lines += [f"          {line}" for line in _extremes(summary["usable_by"])]
     lines.append(f"checks    {_worst_checks(summary['checks'])}")
+    lines.append(f"variety   {_variety_text(summary['variety'])}")
     lines += [f"grounding {line}" for line in screen(summary["grounding"])]
     if text := note(summary["grounding"]):
         lines.append(f"          {text}")
@@ -57,6 +97,29 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         else "similarity not measured: no references in the data"
     )
     return "\n".join(lines)
+
+
+def _extremes(table: Mapping[str, Any], count: int = 2) -> list[str]:
+    """The subjects and types with the lowest and the highest usable rate."""
+    rows = [(name, row) for name, row in table.items() if name != "too_few" and " " not in name]
+    if len(rows) < 2 * count:
+        return []
+    rows.sort(key=lambda pair: pair[1]["rate"])
+
+    def text(those: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+        return ", ".join(f"{name} {row['passed']}/{row['items']}" for name, row in those)
+
+    return [f"lowest {text(rows[:count])}; highest {text(rows[-count:][::-1])}"]
+
+
+def _variety_text(found: Mapping[str, Any]) -> str:
+    if found["distinct_2"] is None:
+        return "no questions"
+    text = f"distinct-2 {found['distinct_2']:.2f}, near-duplicates {found['near_duplicate_pairs']}"
+    keys = found["keys"]
+    if keys["items"]:
+        text += f"; keys of {keys['items']} items " + ", ".join(f"{letter} {keys[letter]:.0%}" for letter in "ABCD")
+    return text
 
 
 def _worst_checks(checks: Mapping[str, Mapping[str, Any]], count: int = 3) -> str:
@@ -73,7 +136,8 @@ def _worst_checks(checks: Mapping[str, Mapping[str, Any]], count: int = 3) -> st
 
 def _similarity_text(found: Mapping[str, Any]) -> str:
     sections = ", ".join(f"{name} {value:.1f}" for name, value in found["sections"].items())
-    text = f"similarity {found['similarity']:.1f}"
+    low, high = found["interval_95"]
+    text = f"similarity {found['similarity']:.1f} (95% interval {low:.1f} to {high:.1f})"
     if found["chance_level"] is None:
         return f"{text}, no chance level (no subject has two references); {sections}"
     verdict = "above chance" if found["above_chance"] else "no similarity above chance"

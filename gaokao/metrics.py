@@ -130,6 +130,8 @@ class Similarity:
     sections: dict[str, float]
     rouge_l: float
     chrf: float
+    interval_95: tuple[float, float]
+    """Of `similarity`, by bootstrap over the records."""
     chance_level: float | None = None
     """Mean over the items of the mean over wrong references; `None` where no item has a wrong reference."""
     difference: float | None = None
@@ -159,7 +161,8 @@ def similarity(items: "Sequence[Generated]", rounds: int = CHANCE_ROUNDS, seed: 
 
     own = [compare(item, item) for item in range(len(items))]
     mean = _mean(own)
-    found = Similarity(mean.total, mean.sections, mean.rouge_l, mean.chrf)
+    interval = bootstrap_interval([_total(pair) for pair in own], seed)
+    found = Similarity(mean.total, mean.sections, mean.rouge_l, mean.chrf, interval)
     wrong: dict[int, list[float]] = defaultdict(list)
     for item, other in wrong_pairs(items, rounds, seed):
         wrong[item].append(_total(compare(item, other)))
@@ -225,6 +228,19 @@ def rate(flags: Sequence[bool]) -> dict[str, Any]:
     return {"passed": passed, "items": len(flags), "rate": share(flags), "interval_95": bounds}
 
 
+def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """95% interval of the mean of the values, by percentile bootstrap (Efron 1979) with 10,000 resamples."""
+    if len(values) < 2 or min(values) == max(values):
+        return (_average(values), _average(values))
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    found = bootstrap(
+        (values,), np.mean, n_resamples=10_000, batch=200, method="percentile", rng=np.random.default_rng(seed)
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
 def share(flags: Sequence[bool]) -> float | None:
     """How many of them are true, 0 to 1; `None` without any."""
     return round(sum(flags) / len(flags), 4) if flags else None
@@ -234,4 +250,6 @@ def rounded(tree: Any) -> Any:
     """The same dictionaries with two digits behind the point of every float."""
     if isinstance(tree, dict):
         return {key: rounded(value) for key, value in tree.items()}
+    if isinstance(tree, tuple):
+        return [rounded(value) for value in tree]
     return round(tree, 2) if isinstance(tree, float) else tree

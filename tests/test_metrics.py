@@ -165,7 +165,7 @@ def test_the_wrong_references_are_the_same_for_a_seed() -> None:
 def test_without_a_second_reference_in_a_subject_there_is_no_chance_level() -> None:
     summary = summarize([item(), item(subject="政治")])
     assert summary["similarity"]["chance_level"] is None
-    assert "similarity 100.0, no chance level" in summary_text(summary)
+    assert "similarity 100.0 (95% interval 100.0 to 100.0), no chance level" in summary_text(summary)
 
 
 def test_the_key_letter_of_a_choice_item_is_left_out_of_similarity() -> None:
