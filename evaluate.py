@@ -19,7 +19,8 @@ from gaokao.errors import UserError, run_script
 from gaokao.figures import attempts_table, summary_text, usable_table, variety
 from gaokao.grounding import grounding
 from gaokao.metrics import CHANCE_ROUNDS, rate, rounded, score_parts, share, similarity
-from gaokao.results import GATE_CHECKS, Generated, read_results, scores_file
+from gaokao.report import write_report
+from gaokao.results import GATE_CHECKS, Generated, read_results, report_file, scores_file
 from gaokao.runs import write_json
 from gaokao.settings import load_config
 
@@ -97,17 +98,21 @@ def main(argv: list[str]) -> None:
     found = None if against is None else pair(items, read_results(against))
     summary = summarize(items, settings.chance_rounds, settings.seed)
     print(summary_text(summary))
+    sentences: list[str] = []
     if found is not None:
         figures = compare(found.pairs, settings.seed)
         summary["against"] = {"file": str(against), "figures": [figure.to_dict() for figure in figures]}
-        print(f"against   {against}\n{comparison_text(found, figures, settings.language)}")
+        sentences = comparison_text(found, figures, settings.language).split("\n")
+        print("\n".join([f"against   {against}", *sentences]))
+    page = report_file(target)
     try:
         write_json(target, summary)
+        write_report(page, items, summary, sentences)
     except OSError as error:
         raise UserError(
             f"{target}: cannot be written ({error.strerror}); copy the results to a folder of yours"
         ) from None
-    print(f"files     {target}")
+    print(f"files     {target}, {page}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ from gaokao.errors import run_script
 from gaokao.figures import summary_text
 from gaokao.gate import Gate, load_training_questions
 from gaokao.records import Record, load_records
-from gaokao.results import Generated
+from gaokao.report import write_report
+from gaokao.results import REPORT, SCORES, Generated
 from gaokao.settings import Resolved, load_config, require_device
 
 
@@ -109,11 +110,12 @@ def report(resolved: Resolved, items: list[Generated], folder: Path) -> None:
     """Questions to read, and what the checks and the references say of all."""
     settings = resolved.config.evaluate
     summary = summarize(items, settings.chance_rounds, settings.seed)
-    runs.write_json(folder / "scores.json", summary)
+    runs.write_json(folder / SCORES, summary)
+    write_report(folder / REPORT, items, summary)
     for item in items[: settings.samples]:
         print(sample_text(item))
     print(summary_text(summary))
-    print(f"files     {folder / writing.QUESTIONS}, {folder / 'scores.json'}")
+    print(f"files     {folder / writing.QUESTIONS}, {folder / SCORES}, {folder / REPORT}")
     if resolved.config.generate.engine != OPENAI and (note := closing_line(resolved)):
         print(note)
 

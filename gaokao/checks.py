@@ -21,6 +21,7 @@ from gaokao.text import (
     fold,
     formulas,
     images,
+    letters_and_places,
     ngrams,
     normalize,
     option_run,
@@ -386,11 +387,11 @@ def check_copied(item: Item) -> Result:
     if not item.question or not passages:
         return not_applicable("copied")
     # Layout and punctuation neither break a run nor make one longer.
-    letters, places = _letters(item.question)
+    letters, places = letters_and_places(item.question)
     taken = [
         (places[start], places[end - 1] + 1)
         for passage in passages
-        for start, end in shared_spans(letters, _letters(passage)[0], COPIED_SPAN)
+        for start, end in shared_spans(letters, letters_and_places(passage)[0], COPIED_SPAN)
     ]
     if not taken:
         return Result("copied", Outcome.PASS)
@@ -412,13 +413,6 @@ def taken_over(item: Item) -> dict[str, list[str]]:
         name: [question[start:end] for start, end in shared_spans(question, bare(passage), SPAN)]
         for name, passage in ((TEXTBOOK, item.textbook), (OUTSIDE, item.outside))
     }
-
-
-def _letters(text: str) -> tuple[str, list[int]]:
-    """Letters and digits of a text in lower case, and where each of them stands."""
-    text = fold(text)
-    places = [place for place, letter in enumerate(text) if letter.isalnum()]
-    return "".join(text[place].lower()[:1] for place in places), places
 
 
 def check_latex(item: Item) -> Result:

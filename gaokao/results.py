@@ -14,7 +14,7 @@ from gaokao.prompts import Question, parse, render
 from gaokao.records import OUTSIDE, SECTIONS, TEXTBOOK, Record, join_answers, parse_record
 from gaokao.sources import Raw, read_raw
 
-SCORES = "scores.json"
+SCORES, REPORT = "scores.json", "report.html"
 # What the gate of generation adds to the checks of one question: the first is hard, the second is not.
 REPEATS, OFF_PASSAGES = "repeats", "off passages"
 # Where a record comes from within a chapter: carried through to its question.
@@ -249,6 +249,11 @@ def scores_file(results: Path) -> Path:
     if target.exists() and not _holds_scores(target):
         raise UserError(f"{target}: is not a file that this command wrote; move it away first")
     return target
+
+
+def report_file(scores: Path) -> Path:
+    """Where the page of a results file goes, beside its scores."""
+    return scores.with_name(scores.name.removesuffix(SCORES) + REPORT)
 
 
 def _holds_scores(path: Path) -> bool:

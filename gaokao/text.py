@@ -243,6 +243,13 @@ def bare(text: str) -> str:
     return normalize(re.sub(r"\\[a-zA-Z]+", "", text)).lower()
 
 
+def letters_and_places(text: str) -> tuple[str, list[int]]:
+    """Letters and digits of a text in lower case, and where each of them stands."""
+    text = fold(text)
+    places = [place for place, letter in enumerate(text) if letter.isalnum()]
+    return "".join(text[place].lower()[:1] for place in places), places
+
+
 def shared_spans(text: str, source: str, least: int) -> list[tuple[int, int]]:
     """Where runs of `least` characters or more of `source` stand in `text`; both are taken as they are, see `bare`."""
     there = {source[start : start + least] for start in range(len(source) - least + 1)}

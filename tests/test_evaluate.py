@@ -173,7 +173,7 @@ def test_the_command_prints_the_figures_and_where_all_of_them_are(tmp_path: Path
     assert done.returncode == 0, done.stderr
     starts = [line.split()[0] for line in done.stdout.splitlines()]
     assert starts == ["form", "usable", "checks", "variety", "grounding", "grounding", "similarity", "files"]
-    assert done.stdout.splitlines()[-1].endswith("scores.json")
+    assert done.stdout.splitlines()[-1].endswith("report.html")
 
 
 @pytest.mark.parametrize(
