@@ -85,7 +85,7 @@ def test_no_warning_of_a_library_reaches_the_user(arguments: list[str], trained:
 
 
 def test_generation_writes_questions_and_scores(arguments: list[str], trained: Path) -> None:
-    done = run_script("infer_qwen_gaokao.py", *arguments)
+    done = run_script("infer_qwen_gaokao.py", *arguments, "--restart")
     assert done.returncode == 0, done.stderr
     entries = load(trained / "generated" / "questions.json")
     assert [entry["id"] for entry in entries] == ["r0", "r1", "r2", "r3"]
@@ -94,7 +94,9 @@ def test_generation_writes_questions_and_scores(arguments: list[str], trained: P
     assert load(trained / "generated" / "scores.json")["items"] == 4
     for said in ("usable    ", "checks    ", "grounding ", "similarity ", "chance level"):
         assert said in done.stdout
-    assert done.stdout.count("finish reason") == 2
+    # The first one at once, two at the end.
+    assert done.stdout.count("finish reason") == 3
+    assert (trained / "generated" / "report.html").read_text(encoding="utf-8").count("<article") == 4
     again = run_script("evaluate.py", trained / "generated" / "questions.json")
     figures = again.stdout.splitlines()[:-1]
     assert done.stdout.splitlines()[-len(figures) - 1 : -1] == figures
