@@ -8,7 +8,7 @@ from conftest import ROOT
 
 from gaokao.checks import SPAN, Item, taken_over
 from gaokao.grounding import LEAST_ITEMS, grounding, note, own_first, screen
-from gaokao.records import load_records
+from gaokao.records import OUTSIDE, load_records
 from gaokao.text import bare
 
 TOPICS = {
@@ -115,6 +115,13 @@ def test_subjects_are_compared_apart_and_pooled() -> None:
     rows = grounding(items)["课本内容"]
     assert list(rows) == ["化学", "生物", "all"]
     assert rows["all"]["own_first"]["items"] == 7 and rows["all"]["chance"] == pytest.approx(2 / 7, abs=1e-4)
+
+
+def test_the_questions_made_from_their_passages_are_nearest_to_them() -> None:
+    for name, least in (("train", 0.95), ("test", 1.0)):
+        records = load_records(ROOT / "gaokao_data" / "grounded" / f"{name}.json")
+        row = grounding([Item.from_record(record) for record in records])[OUTSIDE]["all"]
+        assert row["own_first"]["rate"] == 1.0 and row["without_spans"]["rate"] >= least
 
 
 def test_the_bundled_questions_are_above_chance_on_both_passages_and_low_subjects_are_named() -> None:
