@@ -66,7 +66,10 @@ def summarize(items: Sequence[Generated], rounds: int = CHANCE_ROUNDS, seed: int
             for column, check in enumerate(CHECKS)
         }
         | {
-            name: {"hard": hard, "passed": sum(not found(item) for item in items), "applicable": len(items)}
+            name: {
+                "hard": hard,
+                **_passed([Result(name, Outcome.FAIL if found(item) else Outcome.PASS) for item in items]),
+            }
             for name, (hard, found) in GATE_CHECKS.items()
         },
         "grounding": grounding([item.item for item in items]),
@@ -75,12 +78,10 @@ def summarize(items: Sequence[Generated], rounds: int = CHANCE_ROUNDS, seed: int
     }
 
 
-def _passed(results: Sequence[Result]) -> dict[str, int]:
+def _passed(results: Sequence[Result]) -> dict[str, Any]:
     outcomes = [result.outcome for result in results]
-    return {
-        "passed": outcomes.count(Outcome.PASS),
-        "applicable": len(outcomes) - outcomes.count(Outcome.NOT_APPLICABLE),
-    }
+    row = rate([outcome is Outcome.PASS for outcome in outcomes if outcome is not Outcome.NOT_APPLICABLE])
+    return {"passed": row["passed"], "applicable": row["items"], "interval_95": row["interval_95"]}
 
 
 def main(argv: list[str]) -> None:
@@ -110,7 +111,7 @@ def main(argv: list[str]) -> None:
         write_report(page, items, summary, sentences)
     except OSError as error:
         raise UserError(
-            f"{target}: cannot be written ({error.strerror}); copy the results to a folder of yours"
+            f"{error.filename or target}: cannot be written ({error.strerror}); copy the results to a folder of yours"
         ) from None
     print(f"files     {target}, {page}")
 

@@ -23,7 +23,7 @@ from gaokao.figures import summary_text
 from gaokao.gate import Gate, load_training_questions
 from gaokao.records import Record, load_records
 from gaokao.report import write_report
-from gaokao.results import REPORT, SCORES, Generated
+from gaokao.results import REPORT, SCORES, Generated, read_results
 from gaokao.settings import Resolved, load_config, require_device
 
 
@@ -42,13 +42,17 @@ def main(argv: list[str]) -> None:
     config = resolved.config
     chapter = chapters.asked(resolved.actions)
     records = chapter.records if chapter else load_records(config.data.test, "generate", "data.test")
-    records = writing.several(records[: config.generate.limit], config.generate.questions_per_record)
+    options = config.generate
+    records = writing.several(records[: options.limit], options.questions_per_record, options.do_sample)
     adapter = adapter_folder(config)
     engine = server(config) if config.generate.engine == OPENAI else local(resolved, adapter)
     name = runs.GENERATED_BASE if adapter is None else runs.GENERATED
     folder = runs.make_folder(config.run_folder, OTHER_DIR) / (f"{name}_{chapter.name}" if chapter else name)
     with runs.lock(folder, "python infer_qwen_gaokao.py", OTHER_RUN) if engine.process == 0 else nullcontext():
         items = write(resolved, records, engine, adapter, folder)
+        if engine.process == 0 and not items and not (folder / REPORT).exists():
+            # An earlier run was stopped between the questions and their scores.
+            items = read_results(folder / writing.QUESTIONS)
         if items and engine.process == 0:
             report(resolved, items, folder)
         # The lock is that of all processes.
@@ -100,7 +104,8 @@ def write(
         engine,
         gate,
         folder,
-        attempts=options.attempts,
+        # The likeliest tokens are the same every time.
+        attempts=options.attempts if options.do_sample else 1,
         seed=options.seed,
         restart=resolved.actions.restart,
     )

@@ -84,9 +84,11 @@ def require_adapter_files(folder: Path) -> None:
 
 
 def adapter_digest(folder: Path) -> str:
-    """SHA-256 of the weights of an adapter."""
+    """SHA-256 of the weights of an adapter and of what scales them."""
     with (folder / "adapter_model.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256")
+    digest.update((folder / "adapter_config.json").read_bytes())
+    return digest.hexdigest()
 
 
 def check_adapter(folder: Path, now: AdapterRecord, other_quantization: bool = False) -> str:

@@ -1,5 +1,6 @@
 """One way to fail: a user's mistake is a message and exit code 2, a bug keeps its traceback."""
 
+import errno
 import json
 import os
 import sys
@@ -10,6 +11,8 @@ from typing import Any, Generic, TypeVar
 USER_ERROR_EXIT_CODE = 2
 # What a shell reports of a command that SIGPIPE ended, as it ends `cat` in `cat FILE | head`.
 BROKEN_PIPE_EXIT_CODE = 141
+# The disk is full, or the quota, wherever a file was being written.
+DISK_ERRORS = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 # Errors named in one message; a file of another kind can have an error in each of its million lines.
 MAX_FAULTS = 50
 
@@ -107,6 +110,14 @@ def _exit_code(main: Callable[[list[str]], None]) -> int | str | None:
         return 130
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR_EXIT_CODE
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        print(
+            f"error: {error.filename}: cannot be written ({error.strerror}); make room, and run it again",
+            file=sys.stderr,
+        )
         return USER_ERROR_EXIT_CODE
     except KeyboardInterrupt:
         print("\nstopped by Ctrl-C", file=sys.stderr)

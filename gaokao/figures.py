@@ -38,12 +38,20 @@ def variety(items: Sequence[Generated]) -> dict[str, Any]:
     It falls with the number of questions, so compare sets of one size.
     """
     stems = [normalize(item.question.question) for item in items]
-    grams = {n: [stem[at : at + n] for stem in stems for at in range(len(stem) - n + 1)] for n in (2, 4)}
+
+    def distinct(n: int) -> float | None:
+        total = sum(max(0, len(stem) - n + 1) for stem in stems)
+        # A set, and no list beside it: 10,000 long questions have millions of n-grams.
+        found = {stem[at : at + n] for stem in stems for at in range(len(stem) - n + 1)}
+        return round(len(found) / total, 4) if total else None
+
     bias = key_bias(key_of(item.item) for item in items)
     duplicates = find_duplicates([item.question.question for item in items])
     return {
-        **{f"distinct_{n}": round(len(set(those)) / len(those), 4) if those else None for n, those in grams.items()},
+        "distinct_2": distinct(2),
+        "distinct_4": distinct(4),
         "near_duplicate_pairs": len(duplicates.pairs),
+        "near_duplicates_left_out": duplicates.left_out,
         "keys": {"items": bias.total, **{key: round(share, 4) for key, share in bias.shares.items()}},
         "key_strictly_longest": round(bias.longest, 4),
     }
@@ -115,7 +123,7 @@ def _extremes(table: Mapping[str, Any], count: int = 2) -> list[str]:
 def _variety_text(found: Mapping[str, Any]) -> str:
     if found["distinct_2"] is None:
         return "no questions"
-    text = f"distinct-2 {found['distinct_2']:.2f}, near-duplicates {found['near_duplicate_pairs']}"
+    text = f"distinct-2 {found['distinct_2']:.2f}, near-duplicates {found['near_duplicates_left_out'] or found['near_duplicate_pairs']}"
     keys = found["keys"]
     if keys["items"]:
         text += f"; keys of {keys['items']} items " + ", ".join(f"{letter} {keys[letter]:.0%}" for letter in "ABCD")

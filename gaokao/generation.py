@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 import torch
+from accelerate.utils import gather_object
 from transformers import (
     DynamicCache,
     GenerationConfig,
@@ -36,6 +37,7 @@ SAMPLING_KEYS = {"max_new_tokens", "do_sample", "temperature", "top_p", "repetit
 MOST_ROWS_ON_CPU, MOST_ROWS_ON_GPU = 32, 128
 # What may be used of the memory that is free: allocators cut it into pieces.
 MEMORY_SHARE = 0.7
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 # A batch is gathered anew when this share of its rows has ended; the gathering copies the KV cache.
 LEAVING_SHARE = 8
 
@@ -81,6 +83,7 @@ class Local:
         return {
             "model.base": record.pop("base"),
             "model.quantization": record.pop("quantization"),
+            "model.dtype": self.base.dtype.value,
             **record,
             "adapter": None if self.adapter is None else adapters.adapter_digest(self.adapter),
             **{f"generate.{name}": value for name, value in sampling.items()},
@@ -108,9 +111,12 @@ class Local:
         longest = max(map(len, self._ids)) + self.options.max_new_tokens
         size, before = self.options.batch_size, recorded.get("batch_size")
         if not isinstance(size, int):
-            size = before if isinstance(before, int) else fitting_batch(model, longest)
+            size = before if isinstance(before, int) else fitting_batch(model, longest, self.processes)
         sampling = self.options.model_dump(include=SAMPLING_KEYS)
         self._writer = Writer(model, self.base.tokenizer, batch_size=size, **sampling)
+        if self.processes > 1:
+            # Their free memory differs, and the plan must not.
+            size = min(gather_object([size]))
         if self.process == 0:
             print(banner(self.resolved, self.base, processes=self.processes, adapter=words))
             print(f"batch     {size} prompts at once")
@@ -179,11 +185,18 @@ def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def fitting_batch(model: Any, longest: int) -> int:
-    """Rows of `longest` tokens, prompt and answer, whose KV cache and logits fit into the memory that is free now."""
+def fitting_batch(model: Any, longest: int, processes: int = 1) -> int:
+    """Rows of `longest` tokens, prompt and answer, whose KV cache and logits fit into the memory that is free now.
+
+    Processes on the CPU share its memory.
+    """
     config, device = model.config, next(model.parameters()).device
     on_gpu = device.type == "cuda"
-    free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
+    if on_gpu:
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free = torch.cuda.mem_get_info(device)[0] + idle
+    else:
+        free = psutil.virtual_memory().available // processes
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     token = 2 * config.num_hidden_layers * config.num_key_value_heads * head * model.dtype.itemsize
     # The widest activations of a layer while the prompts are read, and logits, scores, probabilities of a step in fp32.
@@ -238,7 +251,9 @@ class Writer:
             repetition_penalty: above 1 punishes what the prompt or the answer holds.
         """
         self.model, self.tokenizer = model, tokenizer
-        self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
+        # The plan stays, whatever the memory of this process says later: other processes go by the same one.
+        self.planned = self.batch_size = batch_size
+        self.max_new_tokens = max_new_tokens
         self.do_sample, self.temperature, self.top_p = do_sample, temperature, top_p
         self.settings = generation_config(tokenizer, repetition_penalty)
         self.stops = self.settings.eos_token_id
@@ -267,7 +282,7 @@ class Writer:
             UserError: one row alone is too much for the memory.
         """
         process, processes = part
-        plan = plan_batches([len(prompt) for prompt in prompts], self.batch_size)[process::processes]
+        plan = plan_batches([len(prompt) for prompt in prompts], self.planned)[process::processes]
         batches = deque(batch for batch in plan if not all(place in done for place in batch))
         finished: set[int] = set()
         while batches:
@@ -276,12 +291,13 @@ class Writer:
                 half = (len(batch) + 1) // 2
                 batches.extendleft([batch[half:], batch[:half]])
                 continue
+            full = False
             try:
                 for completion in self._batch(batch, prompts, keys, tick):
                     finished.add(completion.position)
                     if completion.position not in done:
                         yield completion
-            except (torch.cuda.OutOfMemoryError, RuntimeError) as error:
+            except RuntimeError as error:
                 if not _out_of_memory(error):
                     raise
                 if len(batch) == 1:
@@ -289,6 +305,9 @@ class Writer:
                         "the memory is too small for one row; lower generate.max_new_tokens, shorten the passages, use a "
                         "smaller base, or free memory (nvidia-smi shows who uses it). Items finished so far are kept"
                     ) from error
+                full = True
+            # Here the traceback is gone, and with it what it held of the cache.
+            if full:
                 self.batch_size = (len(batch) + 1) // 2
                 torch.cuda.empty_cache()
                 print(
@@ -303,8 +322,11 @@ class Writer:
         device = next(self.model.parameters()).device
         rows, width = list(batch), max(len(prompts[place]) for place in batch)
         pads = [width - len(prompts[place]) for place in rows]
+        # A repetition penalty looks at the padding as well, which the mask hides from the model only. The pad token is an
+        # end token here, so that padded rows would be kept from ending; the first token stands in every prompt anyway.
+        filler = prompts[rows[0]][0]
         ids = torch.tensor(
-            [[self.tokenizer.pad_token_id] * pad + prompts[place] for pad, place in zip(pads, rows, strict=True)],
+            [[filler] * pad + prompts[place] for pad, place in zip(pads, rows, strict=True)],
             device=device,
         )
         mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads], device=device)
@@ -351,5 +373,5 @@ class Writer:
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: torch names that of a GPU by its type, that of a CPU in words only."""
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Whether an allocation failed: torch names some by their type, others in words only."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)

@@ -14,7 +14,7 @@ from gaokao.records import PASSAGES, SUBJECTS, TEXTBOOK
 from gaokao.text import bare, shared_spans, without
 
 GRAMS = (2, 4)
-# With fewer items of a subject there is hardly a wrong passage to be nearer to.
+# With fewer passages of a subject there is hardly a wrong one to be nearer to.
 LEAST_ITEMS = 3
 # Of a larger subject the first ones: the time grows with their square.
 MOST_ITEMS = 5_000
@@ -28,8 +28,8 @@ def grounding(items: Sequence[Item]) -> Grounding:
 
     `own_first` is a rate of items; `without_spans` the same with the verbatim spans of the own passage taken out of the
     question; `pasted` with 课外内容 in place of the question (of 课外内容 itself it would be all, so nothing is counted);
-    `chance` is one in the items of a subject; `above_chance` says whether the interval of `own_first` lies above it.
-    Subjects with fewer than `LEAST_ITEMS` items that have the passage are left out.
+    `chance` is one in the different passages of a subject; `above_chance` says whether the interval of `own_first` lies above it.
+    Subjects with fewer than `LEAST_ITEMS` different passages are left out.
     """
     found: Grounding = {}
     for name in PASSAGES:
@@ -38,7 +38,9 @@ def grounding(items: Sequence[Item]) -> Grounding:
             for subject in SUBJECTS
         }
         flags = {
-            subject: _flags(group[:MOST_ITEMS], name) for subject, group in members.items() if len(group) >= LEAST_ITEMS
+            subject: _flags(group[:MOST_ITEMS], name)
+            for subject, group in members.items()
+            if _different(group[:MOST_ITEMS], name) >= LEAST_ITEMS
         }
         rows = {subject: _row([those]) for subject, those in flags.items()}
         found[name] = rows | ({"all": _row([*flags.values()])} if len(rows) > 1 else {})
@@ -54,11 +56,16 @@ def grounded(items: Sequence[Item], name: str) -> dict[int, bool]:
             for place, item in enumerate(items)
             if item.subject == subject and item.question and _passage(item, name)
         ][:MOST_ITEMS]
-        if len(places) >= LEAST_ITEMS:
+        if _different([items[place] for place in places], name) >= LEAST_ITEMS:
             passages = [bare(_passage(items[place], name)) for place in places]
             questions = [bare(items[place].question) for place in places]
             found |= zip(places, own_first(questions, passages), strict=True)
     return found
+
+
+def _different(group: Sequence[Item], name: str) -> int:
+    """How many different passages the items have: equal ones are one."""
+    return len({bare(_passage(item, name)) for item in group})
 
 
 def _passage(item: Item, name: str) -> str:
@@ -69,6 +76,8 @@ class _Flags(NamedTuple):
     own_first: list[bool]
     without_spans: list[bool]
     pasted: list[bool]
+    passages: int
+    """Different ones."""
 
 
 def _flags(group: Sequence[Item], name: str) -> _Flags:
@@ -76,13 +85,17 @@ def _flags(group: Sequence[Item], name: str) -> _Flags:
     questions = [bare(item.question) for item in group]
     rest = [without(q, shared_spans(q, p, SPAN)) for q, p in zip(questions, passages, strict=True)]
     pasted = [bare(item.outside) or None for item in group] if name == TEXTBOOK else []
-    return _Flags(own_first(questions, passages), own_first(rest, passages), own_first(pasted, passages))
+    return _Flags(
+        own_first(questions, passages), own_first(rest, passages), own_first(pasted, passages), len(set(passages))
+    )
 
 
 def _row(groups: Sequence[_Flags]) -> dict[str, Any]:
-    own, rest, pasted = (rate([flag for flags in groups for flag in flags[column]]) for column in range(3))
-    # A group's chance level is one in its items, so that of all items is groups / items.
-    chance = round(len(groups) / own["items"], 4) if own["items"] else None
+    own = rate([flag for group in groups for flag in group.own_first])
+    rest = rate([flag for group in groups for flag in group.without_spans])
+    pasted = rate([flag for group in groups for flag in group.pasted])
+    # A group's chance level is one in its different passages.
+    chance = round(sum(len(g.own_first) / g.passages for g in groups) / own["items"], 4) if own["items"] else None
     above = chance is not None and own["interval_95"][0] > chance
     return {"own_first": own, "without_spans": rest, "pasted": pasted, "chance": chance, "above_chance": above}
 
@@ -133,7 +146,7 @@ def screen(found: Grounding) -> list[str]:
     lines = []
     for name, rows in found.items():
         if not rows:
-            lines.append(f"{name} not compared: no subject has {LEAST_ITEMS} items with it")
+            lines.append(f"{name} not compared: no subject has {LEAST_ITEMS} different passages")
             continue
         row = rows["all"] if "all" in rows else next(iter(rows.values()))
         first = row["own_first"]

@@ -16,7 +16,7 @@ from gaokao.comparison import ZH_NAMES
 from gaokao.records import PASSAGES, SUBJECTS, TEXTBOOK, TYPES
 from gaokao.results import OFF_PASSAGES, REPEATS, Generated
 from gaokao.runs import write_text
-from gaokao.text import OPTION_MARK, fold, formulas, letters_and_places, shared_spans
+from gaokao.text import OPTION_MARK, fold, formulas, letters_and_places, option_run, shared_spans
 
 TEMPLATE = Path(__file__).with_name("report.html")
 # What a teacher is told of a check that failed.
@@ -44,6 +44,7 @@ _ATTRIBUTES = {
     "accent",
     "notation",
 }
+_MACROS = re.compile(r"\\(?:def|newcommand|renewcommand|newenvironment|DeclareMathOperator)(?![A-Za-z])")
 _RULE = re.compile(r"\|?\s*:?-{2,}:?\s*(?:\|\s*:?-{2,}:?\s*)*\|?")
 
 
@@ -63,7 +64,7 @@ def write_report(
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     failures = Counter(name for item in items for name in item.failed)
     page = template.render(
-        title=path.parent.parent.name,
+        title="/".join(path.resolve().parts[-3:-1]),
         summary=summary,
         against=against,
         bars=[(name, row) for name in (*SUBJECTS, *TYPES) if (row := summary["usable_by"].get(name))],
@@ -80,7 +81,7 @@ def write_report(
 def card(number: int, item: Generated) -> dict[str, Any]:
     """What the page shows of one question."""
     record, sections = item.record, item.sections
-    whole = not item.question.missing
+    whole, latex = not item.question.missing, record.subject != "英语"
     return {
         "number": number,
         "id": record.id,
@@ -92,15 +93,15 @@ def card(number: int, item: Generated) -> dict[str, Any]:
             (row["check"], FAILURES[row["check"]], row["evidence"], row["hard"]) for row in item.failed_checks
         ],
         "attempts": len(item.attempts),
-        "question": marked_up(sections["题干"]) if whole else marked_up(item.text),
-        "answer": marked_up(sections["参考答案"]) if whole else Markup(""),
-        "analysis": marked_up(sections["解析"]) if whole else Markup(""),
+        "question": marked_up(sections["题干"], latex) if whole else marked_up(item.text, latex),
+        "answer": marked_up(sections["参考答案"], latex) if whole else Markup(""),
+        "analysis": marked_up(sections["解析"], latex) if whole else Markup(""),
         "passages": [
             (name, marked_passage(passage, item.question.question))
             for name in PASSAGES
             if (passage := record.textbook if name == TEXTBOOK else record.outside)
         ],
-        "reference": marked_up(item.reference) if item.reference else Markup(""),
+        "reference": marked_up(item.reference, latex) if item.reference else Markup(""),
         "words": f"{item.text} {record.topic} {record.id}".lower(),
     }
 
@@ -116,22 +117,38 @@ def marked_passage(passage: str, question: str) -> Markup:
     return Markup("").join([*pieces, escape(passage[done:])])
 
 
-def marked_up(text: str) -> Markup:
-    """Paragraphs, options, Markdown tables and formulas of a text as HTML; whatever else it holds stays text."""
+def marked_up(text: str, latex: bool = True) -> Markup:
+    """Paragraphs, options, Markdown tables and formulas of a text as HTML; whatever else it holds stays text.
+
+    Args:
+        text: as a model wrote it.
+        latex: whether dollars are marks of formulas; in an English text they are money.
+    """
     blocks: list[Markup] = []
-    lines = _on_one_line(text.strip()).split("\n")
+    # An odd dollar would make formulas of what stands between the others.
+    latex = latex and re.sub(r"\\\\|\\\$", "", text).count("$") % 2 == 0
+    text = _options_apart(text.strip())
+    lines = (_on_one_line(text) if latex else text).split("\n")
     place = 0
     while place < len(lines):
         end = place + 1
         if "|" in lines[place] and end < len(lines) and _RULE.fullmatch(lines[end].strip()):
             while end < len(lines) and "|" in lines[end]:
                 end += 1
-            blocks.append(_table(lines[place], lines[place + 2 : end]))
+            blocks.append(_table(lines[place], lines[place + 2 : end], latex))
         elif line := lines[place].strip():
             kind = "option" if OPTION_MARK.match(fold(line)) else "line"
-            blocks.append(Markup('<p class="{}">{}</p>').format(kind, _inline(line)))
+            blocks.append(Markup('<p class="{}">{}</p>').format(kind, _inline(line, latex)))
         place = end
     return Markup("\n").join(blocks)
+
+
+def _options_apart(text: str) -> str:
+    """The text with each option on a line of its own; many papers print two or four on one."""
+    for _, begin, _ in reversed(option_run(text) or []):
+        if begin and text[begin - 1] != "\n":
+            text = text[:begin].rstrip(" \t\u3000") + "\n" + text[begin:]
+    return text
 
 
 def _on_one_line(text: str) -> str:
@@ -143,18 +160,18 @@ def _on_one_line(text: str) -> str:
     return "".join([*pieces, text[done:]])
 
 
-def _table(head: str, rows: Sequence[str]) -> Markup:
+def _table(head: str, rows: Sequence[str], latex: bool) -> Markup:
     def cells(line: str, tag: str) -> Markup:
         inner = line.strip().removeprefix("|").removesuffix("|").split("|")
-        return Markup("").join(Markup(f"<{tag}>{{}}</{tag}>").format(_inline(cell.strip())) for cell in inner)
+        return Markup("").join(Markup(f"<{tag}>{{}}</{tag}>").format(_inline(cell.strip(), latex)) for cell in inner)
 
     body = Markup("").join(Markup("<tr>{}</tr>").format(cells(row, "td")) for row in rows)
     return Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(cells(head, "th"), body)
 
 
-def _inline(text: str) -> Markup:
+def _inline(text: str, latex: bool) -> Markup:
     pieces, done = [], 0
-    for start, end, formula in formulas(text):
+    for start, end, formula in formulas(text) if latex else ():
         pieces += [escape(text[done:start]), _formula(formula, text[start:end])]
         done = end
     return Markup("").join([*pieces, escape(text[done:])])
@@ -164,9 +181,16 @@ def _formula(latex: str, source: str) -> Markup:
     """A formula as MathML; as its source where it cannot be drawn."""
     from latex2mathml.converter import convert
 
+    if _MACROS.search(latex):
+        # A few definitions within each other make a text without end of some letters.
+        return Markup('<code class="broken">{}</code>').format(source)
     try:
+        # A percent sign begins a comment, which would swallow the rest.
+        latex = re.sub(r"(?<!\\)\\?%", "\ue000", latex)
         # The converter passes text on as it is: what would be markup is written as LaTeX writes it.
-        drawn = ElementTree.fromstring(convert(latex.replace("<", r"\lt ").replace(">", r"\gt ")))
+        drawn = ElementTree.fromstring(
+            convert(latex.replace("<", r"\lt ").replace(">", r"\gt ")).replace("\ue000", "%")
+        )
         return Markup("".join(_clean(drawn)))
     # It raises errors of its own and of its parts for whatever is no LaTeX, and markup that is none for more.
     except Exception:  # noqa: BLE001

@@ -25,10 +25,19 @@ RECORDED_PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "da
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
+    """Write a file so that it is there whole or not at all.
+
+    Raises:
+        OSError: it cannot be written; what was there before still is.
+    """
     part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -80,7 +89,9 @@ def lock(folder: Path, what: str, remedy: str = "choose another folder") -> Iter
         raise UserError(f"{folder}: is in use by {who}; wait for it or stop it, or {remedy}") from None
     try:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        write_text(holder, f"{what} (process {os.getpid()} on {platform.node()}, since {since})\n")
+        # Only for the message that others get.
+        with contextlib.suppress(OSError):
+            write_text(holder, f"{what} (process {os.getpid()} on {platform.node()}, since {since})\n")
         yield
     finally:
         holder.unlink(missing_ok=True)

@@ -18,14 +18,19 @@ from gaokao.console import sample_text
 from gaokao.errors import Interrupted, UserError
 from gaokao.gate import Gate
 from gaokao.prompts import Message, prepare_input
-from gaokao.records import SUBJECTS, TYPES, Record, fingerprint
+from gaokao.records import DIFFICULTIES, SUBJECTS, TYPES, Record, fingerprint
 from gaokao.results import Generated, asked, best
 from gaokao.runs import RUN_RECORD, Journal, make_folder, read_record, set_aside, visible, write_json
 
 QUESTIONS = "questions.json"
 JOURNAL = "questions.jsonl"
-# The prompt of a record that says nothing is that of all records but for what they say.
-_ANY = (SUBJECTS[0], TYPES[0], "")
+# Whatever the prompt of a record can hold.
+_EVERY = [
+    Record("", subject, kind, "甲", "乙", difficulty=difficulty, topic="丙")
+    for subject in SUBJECTS
+    for kind in TYPES
+    for difficulty in ("", *DIFFICULTIES)
+]
 RESTART = "--restart sets these results aside and draws anew"
 
 
@@ -134,8 +139,16 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
 
 
-def several(records: Sequence[Record], count: int) -> list[Record]:
-    """Each record `count` times, under ids that end in -1, -2 and so on: a question is written for each."""
+def several(records: Sequence[Record], count: int, do_sample: bool = True) -> list[Record]:
+    """Each record `count` times, under ids that end in -1, -2 and so on: a question is written for each.
+
+    Raises:
+        UserError: without sampling they would all be the same.
+    """
+    if count > 1 and not do_sample:
+        raise UserError(
+            f"generate.questions_per_record = {count} needs generate.do_sample: true; all would be the same"
+        )
     if count == 1:
         return list(records)
     return [replace(record, id=f"{record.id}-{number}") for record in records for number in range(1, count + 1)]
@@ -151,7 +164,7 @@ class Drafts:
         """Read the journals of all processes; this one's is opened for more.
 
         Raises:
-            UserError: a journal is damaged, holds a draft of no record of the run, or one twice.
+            UserError: a journal is damaged, or holds a draft of no record of the run.
         """
         self.records = records
         self.folder = folder
@@ -185,8 +198,9 @@ class Drafts:
 
     @property
     def written(self) -> int:
-        """Records of which this process has a draft on the disk."""
-        return len({row["id"] for row in self._journal.rows})
+        """Records with a draft on the disk, as far as this process knows."""
+        ours = {self._places[str(row["id"])] for row in self._journal.rows}
+        return len(ours | {place for place, _ in self.by_place})
 
     def add(self, place: int, item: Generated) -> None:
         """Keep a draft; it is on the disk when this returns."""
@@ -202,7 +216,11 @@ class Drafts:
 
 def _whole_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of another process's journal, which may be writing the next one."""
-    content = path.read_bytes() if path.exists() else b""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        # A process that had nothing to write has closed it.
+        return []
     rows = []
     for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), 1):
         try:
@@ -275,14 +293,15 @@ def write_questions(
         UserError: the engine failed, or a journal is not whole.
     """
     first, prompts = engine.process == 0, engine.prompts(records)
-    asked_for = {"data": fingerprint(records), "prompt": digest(prepare_input(Record("", *_ANY)))}
+    asked_for = {"data": fingerprint(records), "prompt": digest([prepare_input(record) for record in _EVERY])}
     inputs = engine.inputs() | asked_for | {"generate.attempts": attempts, "generate.seed": seed}
     engine.meet()
     if is_finished(folder, inputs) and not restart:
         if first:
             print(f"finished  {folder / QUESTIONS} holds the questions of these inputs; {RESTART}")
         return []
-    recorded = engine.load((read_record(folder) or {}) if not restart else {})
+    before = read_record(folder) or {}
+    recorded = engine.load(before if before.get("inputs") == inputs and not restart else {})
     if first:
         if text := open_results(folder, inputs, restart):
             print(f"start     {text}")
@@ -294,8 +313,9 @@ def write_questions(
         try:
             kept = _Rounds(records, prompts, engine, gate, drafts, seed).run(attempts)
         except KeyboardInterrupt:
+            again = "the same command without --restart goes on" if restart else "the same command goes on"
             raise Interrupted(
-                f"{drafts.written} of {len(records)} questions are written and kept in {folder}; the same command goes on"
+                f"{drafts.written} of {len(records)} questions are written and kept in {folder}; {again}"
             ) from None
         if first:
             write_json(folder / QUESTIONS, [item.to_dict() for item in kept])
@@ -322,13 +342,25 @@ class _Rounds(NamedTuple):
                 self.write(attempt, missing)
                 self.engine.meet()
                 self.drafts.read()
+                # Nobody writes on before all have read the same.
+                self.engine.meet()
             written = [self.drafts.by_place[place, attempt] for place in missing]
             kept = [best(those) for those in judged.values() if those and best(those).passes]
             repeats, off = self.gate.repeats(kept, written), self.gate.off_passages(written)
             for place, item, like, far in zip(missing, written, repeats, off, strict=True):
                 judged[place].append(replace(item, repeats=like, off_passages=far))
             missing = [place for place in missing if not judged[place][-1].passes]
-        return [replace(best(those), attempts=tuple(map(_attempt, those))) for those in judged.values()]
+        return self.final(judged.values())
+
+    def final(self, judged: Collection[list[Generated]]) -> list[Generated]:
+        """The best draft of each record, compared once more: one that fails every time stays, and may be repeated by others."""
+        kept = [best(those) for those in judged]
+        likes = self.gate.repeats([], kept)
+        marked = [replace(item, repeats=item.repeats or like) for item, like in zip(kept, likes, strict=True)]
+        return [
+            replace(item, attempts=tuple(_attempt(item if one.attempt == item.attempt else one) for one in those))
+            for item, those in zip(marked, judged, strict=True)
+        ]
 
     def write(self, attempt: int, places: Sequence[int]) -> None:
         """The drafts of one round that are not there yet."""

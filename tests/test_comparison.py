@@ -96,14 +96,14 @@ def test_better_worse_and_no_difference_shown() -> None:
 
 def test_the_number_that_is_needed_shows_such_a_difference_four_times_in_five() -> None:
     # One question in five is better in the first, one in ten in the second.
-    needed = items_needed(0.1, 0.3**0.5, (0.3 - 0.01) ** 0.5)
+    needed = items_needed(0.1, 0.3**0.5, (0.3 - 0.01) ** 0.5, 1.96)
     assert needed is not None
     draw, shown = random.Random(2), 0
     for _ in range(400):
         kinds = draw.choices("+-=", [0.2, 0.1, 0.7], k=needed)
         shown += binomtest(kinds.count("+"), kinds.count("+") + kinds.count("-")).pvalue < 0.05
     assert 0.72 <= shown / 400 <= 0.88
-    assert items_needed(0.0, 0.5, 0.5) is None
+    assert items_needed(0.0, 0.5, 0.5, 1.96) is None
 
 
 def test_similarity_is_compared_record_by_record() -> None:
@@ -122,7 +122,7 @@ def test_similarity_is_compared_record_by_record() -> None:
 def test_checks_that_no_pair_differs_in_are_left_out() -> None:
     ours, theirs = results([True] * 4), results([True, True, True, False])
     assert [figure.name for figure in compare(list(zip(ours, theirs, strict=True)))] == [
-        "usable", "three sections and stopped", "key", "own 课本内容 first", "similarity"
+        "usable", "three sections and stopped", "key", "similarity"
     ]  # fmt: skip
 
 
@@ -170,3 +170,22 @@ def test_results_without_references_or_passages_of_one_item_are_compared(
     first, second = files([True], [False], **changes)
     evaluate.main([str(first), "--against", str(second)])
     assert "可用率：看不出差别，100% 对 0%" in capsys.readouterr().out
+
+
+def test_both_sides_are_ranked_among_the_same_passages() -> None:
+    passages = ["".join(random.Random(n).choices("天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往", k=60)) for n in range(20)]
+    right = [
+        item(TEXT.replace("下列", passage[:30]), id=f"r{n}", 课本内容=passage) for n, passage in enumerate(passages)
+    ]
+    # The second side wrote nothing for most of them: it has no fewer rivals for that.
+    few = [one if n < 5 else replace(one, text="没有") for n, one in enumerate(right)]
+    figures = {figure.name: figure for figure in compare(list(zip(right, few, strict=True)))}
+    own = figures["own 课本内容 first"]
+    assert (own.items, own.first, own.second) == (5, 1.0, 1.0)
+
+
+def test_a_number_below_that_of_the_records_is_not_named_as_needed() -> None:
+    figure = compare(list(zip(results([True] * 5), results([False] * 5), strict=True)))[0]
+    assert (figure.verdict == "none" and "records would show" not in sentence(figure, "en").split(")")[1]) or (
+        figure.needed or 0
+    ) > 5

@@ -271,6 +271,36 @@ def test_processes_share_the_batches(model: Any, tokenizer: Any, prompts: list[l
     assert sorted(parts[0] + parts[1]) == outputs(model, tokenizer, prompts)
 
 
+def test_processes_that_run_out_of_memory_keep_to_the_common_plan(
+    model: Any, tokenizer: Any, prompts: list[list[int]]
+) -> None:
+    writers = [writer(model, tokenizer), writer(model, tokenizer)]
+    writers[0].batch_size = 1
+    places = [
+        output.position
+        for process, one in enumerate(writers)
+        for output in one.write(prompts, list("abcde"), part=(process, 2))
+    ]
+    assert sorted(places) == [0, 1, 2, 3, 4]
+
+
+def test_out_of_memory_after_some_rows_have_ended_goes_on_with_the_others(
+    model: Any, prompts: list[list[int]], ending: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, _ = ending
+    whole, generate, calls = sorted(writer(model, other, 5).write(prompts, list("abcde"))), model.generate, []
+
+    def later(**options: Any) -> Any:
+        calls.append(len(options["input_ids"]))
+        if len(calls) == 2:
+            raise RuntimeError("CUDA error: out of memory")
+        return generate(**options)
+
+    monkeypatch.setattr(model, "generate", later)
+    assert sorted(writer(model, other, 5).write(prompts, list("abcde"))) == whole
+    assert calls[1] < calls[0] == 5
+
+
 def test_out_of_memory_halves_the_batches_and_loses_nothing(
     model: Any, tokenizer: Any, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

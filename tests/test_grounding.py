@@ -2,13 +2,14 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from conftest import ROOT
 
 from gaokao.checks import SPAN, Item, taken_over
 from gaokao.grounding import LEAST_ITEMS, grounding, note, own_first, screen
-from gaokao.records import OUTSIDE, load_records
+from gaokao.records import OUTSIDE, TEXTBOOK, load_records
 from gaokao.text import bare
 
 TOPICS = {
@@ -103,7 +104,7 @@ def test_markup_of_formulas_does_not_make_passages_near() -> None:
 def test_small_subjects_and_missing_passages_or_questions_are_left_out() -> None:
     items = [item(topic) for topic in list(TOPICS)[: LEAST_ITEMS - 1]]
     assert grounding(items) == {"课本内容": {}, "课外内容": {}}
-    assert "课本内容 not compared: no subject has 3 items with it" in screen(grounding(items))
+    assert "课本内容 not compared: no subject has 3 different passages" in screen(grounding(items))
     items += [Item("", (), "", "生物", "主观题", text) for text in TOPICS.values()]
     assert grounding(items)["课本内容"] == {}
     assert note(grounding(items)) == ""
@@ -142,3 +143,14 @@ def test_spans_count_from_twelve_characters_on_whatever_stands_between() -> None
         found = taken_over(Item(question, (), "", "生物", "主观题", passage))
         assert [len(span) for span in found["课本内容"]] == [length] * expected
         assert found["课外内容"] == []
+
+
+def test_chance_is_one_in_the_different_passages() -> None:
+    texts = ["".join(random.Random(n).choices("天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往", k=60)) for n in range(3)]
+    items = [
+        Item(question=texts[0][:40], answer=("A",), analysis="", subject="生物", type="单选题", textbook=texts[n % 3])
+        for n in range(30)
+    ]
+    row = grounding(items)[TEXTBOOK]["生物"]
+    assert (row["own_first"]["passed"], row["chance"], row["above_chance"]) == (10, 0.3333, False)
+    assert grounding([replace(one, textbook=texts[0]) for one in items])[TEXTBOOK] == {}

@@ -64,6 +64,33 @@ def test_formulas_over_several_lines_stay_one() -> None:
     assert "<mfrac>" in shown and shown.count("<p") == 2
 
 
+def test_percent_signs_stay_in_formulas() -> None:
+    for latex in ("20%", r"20\%", r"\frac{20%}{3}", "10%<x<20%"):
+        shown = marked_up(f"已知${latex}$，求")
+        assert shown.count("%") == latex.count("%") and "broken" not in shown
+
+
+def test_money_in_english_is_no_formula_and_an_odd_dollar_makes_none() -> None:
+    question = "How much is it?\nA. $5\nB. $10\nC. $15\nD. $20"
+    shown = card(1, item(f"题干：{question}\n参考答案：B\n解析：故选B。", subject="英语"))["question"]
+    assert "<math" not in shown and shown.count('class="option"') == 4 and "$10" in shown
+    assert "<math" not in marked_up("共$5，又$x$元")
+
+
+def test_options_on_one_line_are_put_on_four() -> None:
+    shown = marked_up("下列正确的是\nA．甲　　B．乙\nC．丙  D．丁")
+    assert re.findall(r'<p class="option">(.*?)</p>', shown) == ["A．甲", "B．乙", "C．丙", "D．丁"]
+
+
+def test_definitions_in_a_formula_are_not_followed() -> None:
+    bomb = (
+        r"\def\a{x}"
+        + "".join(rf"\def\{chr(98 + n)}{{{{\{chr(97 + n)}}}{{\{chr(97 + n)}}}}}" for n in range(24))
+        + r"\y"
+    )
+    assert "broken" in marked_up(f"求${bomb}$")
+
+
 def test_a_dollar_without_a_partner_takes_nothing_along() -> None:
     assert marked_up("价格为$5\n甲\n乙").count('<p class="line">') == 3
 
@@ -89,7 +116,7 @@ def test_the_page_has_figures_failures_and_sentences_of_a_comparison(tmp_path: P
     html = page(tmp_path, items, ("可用率：更好",))
     assert "10 道，由 a 生成" in html and "6/10" in html and "可用率：更好" in html
     assert 'data-check="key" aria-pressed="false">答案不是选项字母 4</button>' in html
-    assert html.count("<article") == 10 and "<title>gaokao" in html
+    assert html.count("<article") == 10 and "<title>gaokao/generated" in html
     assert 'aria-label="历史 100%"' in html
     assert not re.search(r'(?:src|href)="(?!data:)', html)
 
@@ -195,6 +222,8 @@ def test_marked_questions_are_saved_and_printed_with_answers_behind_them(opened:
     while not saved.exists() and time.time() < until:
         time.sleep(0.1)
     assert json.loads(saved.read_text(encoding="utf-8")) == {"ids": ["formula", "table"]}
+    # A filter hides what is on the screen, not what is chosen for the paper.
+    choose(opened, "subject", "历史")
     opened.execute_script("window.dispatchEvent(new Event('beforeprint'))")
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     try:
@@ -210,7 +239,7 @@ def test_marked_questions_are_saved_and_printed_with_answers_behind_them(opened:
 def test_formulas_have_size_texts_stay_text_and_nothing_is_fetched(opened: Any) -> None:
     sizes = [formula.size for formula in opened.find_elements("css selector", "article#q1 math")]
     assert len(sizes) == 2 and all(size["width"] > 5 and size["height"] > 8 for size in sizes)
-    assert opened.title == "gaokao · 生成的高考题"
+    assert opened.title == "gaokao/generated · 生成的高考题"
     assert "<script>document.title" in opened.find_element("css selector", "article#q2").text
     assert not opened.find_elements("css selector", "img")
     sent = [json.loads(row["message"])["message"] for row in opened.get_log("performance")]

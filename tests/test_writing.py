@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from conftest import record_row
 
+from gaokao import prompts
 from gaokao.errors import Interrupted, UserError
 from gaokao.gate import Gate, Seen
 from gaokao.records import Record, parse_record
@@ -286,3 +287,53 @@ def test_the_first_question_is_shown_at_once(tmp_path: Path, capsys: pytest.Capt
     out = capsys.readouterr()
     assert out.out.count("生物 单选题 (id r0") == 1 and "first     question after" in out.out
     assert "7/7 usable, 35 tokens" in out.err
+
+
+def test_a_kept_question_that_failed_every_time_is_not_repeated_unmarked(tmp_path: Path) -> None:
+    # 0 is never whole; 3, which is drawn again, ends with the words of 0.
+    engine = Scripted({(0, 1), (0, 2), (0, 3), (3, 1)})
+    engine.same_text = {(0, 1): "x", (0, 2): "x", (0, 3): "x", (3, 2): "x"}
+    items = run(tmp_path / "g", engine)
+    assert (items[3].repeats, items[3].usable) == ("", True)
+    # Among those that pass, the first one stays.
+    engine = Scripted({(3, 1)})
+    passages = ["".join(random.Random(f"p{n}").choices(WORDS[::-1], k=80)) for n in range(4)]
+    records = [record(n, 课本内容=passage) for n, passage in enumerate(passages)]
+    engine.same_text = {(place, attempt): "x" for place in (0, 3) for attempt in (1, 2, 3)}
+    items = run(tmp_path / "h", engine, records)
+    assert (items[0].repeats, items[3].repeats) == ("", "the question of id r0")
+    assert items[3].attempts[items[3].attempt - 1]["usable"] is False
+
+
+def test_what_was_recorded_for_other_inputs_is_not_gone_by(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run(tmp_path / "g", Scripted(stop_after=2))
+    seen: list[Any] = []
+
+    class Noting(Scripted):
+        def load(self, recorded: Mapping[str, Any]) -> dict[str, Any]:
+            seen.append(recorded.get("batch_size"))
+            return {"batch_size": 4}
+
+    run(tmp_path / "g", Noting(), seed=9)
+    run(tmp_path / "h", Noting())
+    assert seen == [None, None]
+
+
+def test_an_interrupted_restart_says_that_it_would_begin_again(tmp_path: Path) -> None:
+    run(tmp_path / "g", Scripted())
+    with pytest.raises(Interrupted, match="the same command without --restart goes on"):
+        run(tmp_path / "g", Scripted(stop_after=2), restart=True)
+
+
+def test_several_questions_without_sampling_are_refused() -> None:
+    with pytest.raises(UserError, match="questions_per_record = 3 needs generate.do_sample: true"):
+        several(RECORDS, 3, do_sample=False)
+    assert several(RECORDS, 1, do_sample=False) == RECORDS
+
+
+def test_every_kind_of_prompt_is_an_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    run(tmp_path / "g", Scripted())
+    monkeypatch.setitem(prompts.TYPE_HINTS, "主观题", "另一种要求")
+    run(tmp_path / "g", Scripted())
+    assert "a new run (prompt changed)" in capsys.readouterr().out
