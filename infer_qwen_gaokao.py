@@ -5,7 +5,6 @@ python infer_qwen_gaokao.py --adapter none       # the bare base model, to compa
 python infer_qwen_gaokao.py --adapter DIR --data.test my_passages.jsonl
 python infer_qwen_gaokao.py --textbook chapter.txt --subject 历史 --type 单选题 --count 5
 torchrun --nproc_per_node 8 infer_qwen_gaokao.py # on eight GPUs
-python infer_qwen_gaokao.py --help               # its keys of config.yaml
 """
 
 import argparse

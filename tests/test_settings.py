@@ -555,13 +555,11 @@ def test_errors_answer_before_any_heavy_import() -> None:
 
 
 def test_what_a_server_is_asked_for_is_not_replaced_by_what_is_set_for_a_tiny_model(
-    monkeypatch: pytest.MonkeyPatch,
+    no_gpu: None, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("gaokao.settings.cuda_gpus", lambda: 0)
-    tiny = "{generate: {temperature: 0.3}, train: {max_steps: 7}}"
+    path = config_file(tmp_path, "without_gpu: {generate: {temperature: 0.3}, train: {max_steps: 7}}\n")
     for engine, temperature in (("transformers", 0.3), ("openai", 0.7)):
-        arguments = [f"--generate.engine={engine}", f"--without_gpu={tiny}", f"--config={ROOT / 'config.yaml'}"]
-        found = load_config(arguments, "x.py")
+        found = load_config([f"--generate.engine={engine}", "--config", path], "x.py")
         assert found.config.generate.temperature == temperature
         assert found.config.train.max_steps == 7
         assert ("generate.temperature" in found.replaced) is (engine == "transformers")

@@ -543,8 +543,9 @@ def test_the_key_is_sent_and_written_nowhere(
     assert "r5: HTTP 400: odd: Bearer ***" in printed.err and "5 written" in printed.out and "1 failed" in printed.out
     assert all(seen.headers["authorization"] == f"Bearer {KEY}" for seen in server.seen)
     assert not any("another-endpoint" in str(seen.headers) for seen in server.seen)
-    # Five answers alike: no passage is nearer than another.
-    assert "grounding 课本内容 own passage first" in printed.out and "grounding 课外内容" in printed.out
+    # Five answers alike are one passage.
+    assert "grounding 课本内容 not compared: no subject has 3 different passages" in printed.out
+    assert "grounding 课外内容" in printed.out
     for text in (printed.out, printed.err, *(path.read_text("utf-8") for path in tmp_path.iterdir())):
         assert KEY not in text
 
