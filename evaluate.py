@@ -13,14 +13,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gaokao.checks import CHECKS, Outcome, Result
+from gaokao.checks import Outcome, Result
 from gaokao.comparison import compare, comparison_text, pair
 from gaokao.errors import UserError, run_script
 from gaokao.figures import attempts_table, summary_text, usable_table, variety
 from gaokao.grounding import grounding
 from gaokao.metrics import CHANCE_ROUNDS, rate, rounded, score_parts, share, similarity
 from gaokao.report import write_report
-from gaokao.results import GATE_CHECKS, Generated, read_results, report_file, scores_file
+from gaokao.results import ALL_CHECKS, Generated, read_results, report_file, scores_file
 from gaokao.runs import write_json
 from gaokao.settings import load_config
 
@@ -62,15 +62,8 @@ def summarize(items: Sequence[Generated], rounds: int = CHANCE_ROUNDS, seed: int
         "attempts": attempts_table(items),
         "variety": variety(items),
         "checks": {
-            check.name: {"hard": check.hard, **_passed([item.checks[column] for item in items])}
-            for column, check in enumerate(CHECKS)
-        }
-        | {
-            name: {
-                "hard": hard,
-                **_passed([Result(name, Outcome.FAIL if found(item) else Outcome.PASS) for item in items]),
-            }
-            for name, (hard, found) in GATE_CHECKS.items()
+            name: {"hard": hard, **_passed([item.results[column] for item in items])}
+            for column, (name, hard) in enumerate(ALL_CHECKS)
         },
         "grounding": grounding([item.item for item in items]),
         "scored": len(scored),

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import NamedTuple, Self
 
 from gaokao.prompts import Question
-from gaokao.records import OUTSIDE, SECTIONS, TEXTBOOK, Record
+from gaokao.records import PASSAGES, SECTIONS, TEXTBOOK, Record
 from gaokao.text import (
     CHOICE_TYPES,
     OPTION_MARK,
@@ -94,6 +94,10 @@ class Item:
     """`stop` where the model ended the text itself; anything else was cut off. `None`: no model wrote it."""
     missing: tuple[str, ...] = ()
     misplaced: tuple[str, ...] = ()
+
+    def passage(self, name: str) -> str:
+        """课本内容 or 课外内容."""
+        return self.textbook if name == TEXTBOOK else self.outside
 
     @classmethod
     def from_record(cls, record: Record) -> Self:
@@ -410,8 +414,8 @@ def taken_over(item: Item) -> dict[str, list[str]]:
     """The runs of `SPAN` characters or more that the 题干 takes over from each passage, without layout and punctuation."""
     question = bare(item.question)
     return {
-        name: [question[start:end] for start, end in shared_spans(question, bare(passage), SPAN)]
-        for name, passage in ((TEXTBOOK, item.textbook), (OUTSIDE, item.outside))
+        name: [question[start:end] for start, end in shared_spans(question, bare(item.passage(name)), SPAN)]
+        for name in PASSAGES
     }
 
 

@@ -15,7 +15,7 @@ from gaokao.errors import UserError
 from gaokao.grounding import grounded
 from gaokao.metrics import bootstrap_interval, item_similarity
 from gaokao.records import PASSAGES
-from gaokao.results import REPEATS, Generated
+from gaokao.results import ALL_CHECKS, OFF_PASSAGES, REPEATS, Generated
 
 LEVEL = 0.05
 # A power of 80%, as studies plan with.
@@ -117,9 +117,8 @@ def _flags(pairs: Sequence[tuple[Generated, Generated]]) -> dict[str, tuple[list
         "usable": lambda item: item.usable,
         "three sections and stopped": lambda item: item.question.complete and item.finish_reason == "stop",
     }
-    for column, check in enumerate(CHECKS):
-        rates[check.name] = lambda item, column=column: _passed(item.checks[column].outcome)  # type: ignore[misc]
-    rates[REPEATS] = lambda item: not item.repeats
+    for column, (name, _) in enumerate(ALL_CHECKS):
+        rates[name] = lambda item, column=column: _passed(item.results[column].outcome)  # type: ignore[misc]
     found: dict[str, tuple[list[bool], list[bool]]] = {}
     for name, judge in rates.items():
         judged = [(judge(a), judge(b)) for a, b in pairs]
@@ -264,7 +263,7 @@ WORDS: Mapping[str, Mapping[str, str]] = {
     },
 }  # fmt: skip
 ZH_NAMES = {
-    "usable": "可用率", "three sections and stopped": "三部分齐全且自行结束", "similarity": "与参考题的相似度", REPEATS: "不重复",
+    "usable": "可用率", "three sections and stopped": "三部分齐全且自行结束", "similarity": "与参考题的相似度", REPEATS: "不重复", OFF_PASSAGES: "不离开材料",
     "own 课本内容 first": "自己的课本内容排第一", "own 课外内容 first": "自己的课外内容排第一",
     "sections": "三部分齐全", "options": "选项", "key": "答案格式", "key agrees": "答案与解析一致", "verdicts": "解析的判断与答案一致",
     "leak words": "不提课本课外", "material": "材料在题干里", "picture": "不需要图", "quotes": "引文", "copied": "不是照抄", "latex": "公式完整",
@@ -275,6 +274,7 @@ ZH_NAMES = {
 # A check is called by what it finds; what is compared is how many pass it.
 EN_NAMES = {check.name: f"passes the check of {check.name}" for check in CHECKS} | {
     REPEATS: "repeats no other question",
+    OFF_PASSAGES: "stays with its passages",
     "similarity": "similarity to the references (says little)",
 }
 

@@ -115,7 +115,7 @@ def _exit_code(main: Callable[[list[str]], None]) -> int | str | None:
         if error.errno not in DISK_ERRORS:
             raise
         print(
-            f"error: {error.filename}: cannot be written ({error.strerror}); make room, and run it again",
+            f"error: {error.filename or 'a file'}: cannot be written ({error.strerror}); make room, and run it again",
             file=sys.stderr,
         )
         return USER_ERROR_EXIT_CODE

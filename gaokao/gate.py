@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from gaokao.errors import UserError, first_line
 from gaokao.grounding import LEAST_ITEMS, own_first
-from gaokao.records import PASSAGES, TEXTBOOK, Record
+from gaokao.records import PASSAGES, Record
 from gaokao.results import Generated
 from gaokao.text import DUPLICATE_GRAM, DUPLICATE_THRESHOLD, bare, ngrams, normalize
 
@@ -95,7 +95,7 @@ class Gate:
         # Subject -> passages of all of its records: those of one record are never compared alone.
         self._passages = {
             name: {
-                subject: [*dict.fromkeys(bare(p) for r in records if r.subject == subject and (p := _passage(r, name)))]
+                subject: [*dict.fromkeys(bare(p) for r in records if r.subject == subject and (p := r.passage(name)))]
                 for subject in {record.subject for record in records}
             }
             for name in PASSAGES
@@ -113,9 +113,9 @@ class Gate:
                 places = [
                     place
                     for place, item in enumerate(items)
-                    if item.record.subject == subject and _passage(item.record, name)
+                    if item.record.subject == subject and item.record.passage(name)
                 ]
-                own = [bare(_passage(items[place].record, name)) for place in places]
+                own = [bare(items[place].record.passage(name)) for place in places]
                 texts = [bare(items[place].question.question) for place in places]
                 # Those of this round first, as `own_first` takes the passage at the place of the text for its own.
                 flags = own_first(texts, [*own, *passages])
@@ -136,7 +136,3 @@ class Gate:
             if item.usable and not found[-1]:
                 seen.add(grams, f"the question of id {item.record.id}")
         return found
-
-
-def _passage(record: Record, name: str) -> str:
-    return record.textbook if name == TEXTBOOK else record.outside

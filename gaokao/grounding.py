@@ -33,14 +33,9 @@ def grounding(items: Sequence[Item]) -> Grounding:
     """
     found: Grounding = {}
     for name in PASSAGES:
-        members = {
-            subject: [item for item in items if item.subject == subject and item.question and _passage(item, name)]
-            for subject in SUBJECTS
-        }
         flags = {
-            subject: _flags(group[:MOST_ITEMS], name)
-            for subject, group in members.items()
-            if _different(group[:MOST_ITEMS], name) >= LEAST_ITEMS
+            subject: _flags([items[place] for place in places], name)
+            for subject, places in _compared(items, name).items()
         }
         rows = {subject: _row([those]) for subject, those in flags.items()}
         found[name] = rows | ({"all": _row([*flags.values()])} if len(rows) > 1 else {})
@@ -50,26 +45,24 @@ def grounding(items: Sequence[Item]) -> Grounding:
 def grounded(items: Sequence[Item], name: str) -> dict[int, bool]:
     """Place of each question that `grounding` compares -> whether its own passage comes first."""
     found: dict[int, bool] = {}
-    for subject in SUBJECTS:
-        places = [
-            place
-            for place, item in enumerate(items)
-            if item.subject == subject and item.question and _passage(item, name)
-        ][:MOST_ITEMS]
-        if _different([items[place] for place in places], name) >= LEAST_ITEMS:
-            passages = [bare(_passage(items[place], name)) for place in places]
-            questions = [bare(items[place].question) for place in places]
-            found |= zip(places, own_first(questions, passages), strict=True)
+    for places in _compared(items, name).values():
+        passages = [bare(items[place].passage(name)) for place in places]
+        questions = [bare(items[place].question) for place in places]
+        found |= zip(places, own_first(questions, passages), strict=True)
     return found
 
 
-def _different(group: Sequence[Item], name: str) -> int:
-    """How many different passages the items have: equal ones are one."""
-    return len({bare(_passage(item, name)) for item in group})
-
-
-def _passage(item: Item, name: str) -> str:
-    return item.textbook if name == TEXTBOOK else item.outside
+def _compared(items: Sequence[Item], name: str) -> dict[str, list[int]]:
+    """Subject -> places of the questions with this passage, where there are enough different ones of it."""
+    groups: dict[str, list[int]] = {subject: [] for subject in SUBJECTS}
+    for place, item in enumerate(items):
+        if item.question and item.passage(name) and len(groups[item.subject]) < MOST_ITEMS:
+            groups[item.subject].append(place)
+    return {
+        subject: places
+        for subject, places in groups.items()
+        if len({bare(items[place].passage(name)) for place in places}) >= LEAST_ITEMS
+    }
 
 
 class _Flags(NamedTuple):
@@ -81,7 +74,7 @@ class _Flags(NamedTuple):
 
 
 def _flags(group: Sequence[Item], name: str) -> _Flags:
-    passages = [bare(_passage(item, name)) for item in group]
+    passages = [bare(item.passage(name)) for item in group]
     questions = [bare(item.question) for item in group]
     rest = [without(q, shared_spans(q, p, SPAN)) for q, p in zip(questions, passages, strict=True)]
     pasted = [bare(item.outside) or None for item in group] if name == TEXTBOOK else []

@@ -74,6 +74,10 @@ class Record:
     """知识点 in one line; empty where the file does not say."""
     extra: dict[str, Any] = field(default_factory=dict)
 
+    def passage(self, name: str) -> str:
+        """课本内容 or 课外内容."""
+        return self.textbook if name == TEXTBOOK else self.outside
+
     @property
     def has_reference(self) -> bool:
         """Whether the record carries all that an answer consists of."""

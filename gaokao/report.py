@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from gaokao.checks import SPAN
 from gaokao.comparison import ZH_NAMES
-from gaokao.records import PASSAGES, SUBJECTS, TEXTBOOK, TYPES
+from gaokao.records import PASSAGES, SUBJECTS, TYPES
 from gaokao.results import OFF_PASSAGES, REPEATS, Generated
 from gaokao.runs import write_text
 from gaokao.text import OPTION_MARK, fold, formulas, letters_and_places, option_run, shared_spans
@@ -99,7 +99,7 @@ def card(number: int, item: Generated) -> dict[str, Any]:
         "passages": [
             (name, marked_passage(passage, item.question.question))
             for name in PASSAGES
-            if (passage := record.textbook if name == TEXTBOOK else record.outside)
+            if (passage := record.passage(name))
         ],
         "reference": marked_up(item.reference, latex) if item.reference else Markup(""),
         "words": f"{item.text} {record.topic} {record.id}".lower(),

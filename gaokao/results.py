@@ -2,21 +2,23 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from gaokao.checks import CHECKS, Item, Outcome, Result, run_checks, taken_over, usable
+from gaokao.checks import CHECKS, Item, Outcome, Result, result, run_checks, taken_over
 from gaokao.errors import UserError, shown
 from gaokao.prompts import Question, parse, render
 from gaokao.records import OUTSIDE, SECTIONS, TEXTBOOK, Record, join_answers, parse_record
 from gaokao.sources import Raw, read_raw
 
 SCORES, REPORT = "scores.json", "report.html"
-# What the gate of generation adds to the checks of one question: the first is hard, the second is not.
+# What the gate of generation adds to the checks of one question.
 REPEATS, OFF_PASSAGES = "repeats", "off passages"
+# Every check of a generated question, in the order of `Generated.results`: its name, and whether it is hard.
+ALL_CHECKS = (*((check.name, check.hard) for check in CHECKS), (REPEATS, True), (OFF_PASSAGES, False))
 # Where a record comes from within a chapter: carried through to its question.
 PASSAGE_KEY = "passage"
 ASKED_KEYS = ("id", "subject", "type", TEXTBOOK, OUTSIDE, "difficulty", "topic", PASSAGE_KEY)
@@ -70,8 +72,18 @@ class Generated:
 
     @cached_property
     def checks(self) -> list[Result]:
-        """The result of every check, in the order of `CHECKS`."""
+        """The result of every check of one question, in the order of `CHECKS`."""
         return run_checks(self.item)
+
+    @cached_property
+    def results(self) -> list[Result]:
+        """These and what the gate found, in the order of `ALL_CHECKS`."""
+        off = "the 题干 is nearer to passages of other records than to its own" if self.off_passages else ""
+        return [
+            *self.checks,
+            result(REPEATS, [f"is like {self.repeats}"] if self.repeats else []),
+            result(OFF_PASSAGES, [off] if off else []),
+        ]
 
     @cached_property
     def taken_over(self) -> dict[str, list[str]]:
@@ -81,7 +93,7 @@ class Generated:
     @property
     def usable(self) -> bool:
         """Whether no hard check failed."""
-        return usable(self.checks) and not self.repeats
+        return not any(row["hard"] for row in self.failed_checks)
 
     @property
     def passes(self) -> bool:
@@ -96,17 +108,11 @@ class Generated:
     @property
     def failed_checks(self) -> list[dict[str, Any]]:
         """The checks that failed: `check`, `hard` and `evidence`."""
-        rows: list[dict[str, Any]] = [
-            {"check": check.name, "hard": check.hard, "evidence": result.evidence}
-            for check, result in zip(CHECKS, self.checks, strict=True)
-            if result.outcome is Outcome.FAIL
+        return [
+            {"check": name, "hard": hard, "evidence": found.evidence}
+            for (name, hard), found in zip(ALL_CHECKS, self.results, strict=True)
+            if found.outcome is Outcome.FAIL
         ]
-        if self.repeats:
-            rows.append({"check": REPEATS, "hard": True, "evidence": f"is like {self.repeats}"})
-        if self.off_passages:
-            evidence = "the 题干 is nearer to passages of other records than to its own"
-            rows.append({"check": OFF_PASSAGES, "hard": False, "evidence": evidence})
-        return rows
 
     def to_dict(self) -> dict[str, Any]:
         """An entry of `questions.json`."""
@@ -169,13 +175,6 @@ class Generated:
             attempts=tuple(attempts),
             **texts,
         )
-
-
-# Name -> whether it is hard, and what it found.
-GATE_CHECKS: dict[str, tuple[bool, Callable[[Generated], Any]]] = {
-    REPEATS: (True, lambda item: item.repeats),
-    OFF_PASSAGES: (False, lambda item: item.off_passages),
-}
 
 
 def asked(record: Record) -> Record:

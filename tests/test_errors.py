@@ -55,6 +55,16 @@ def test_a_reader_that_has_seen_enough_ends_a_command_quietly(body: str, unbuffe
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
+def test_a_full_disk_is_a_message_and_other_trouble_with_files_a_bug() -> None:
+    full = run("from pathlib import Path; Path('/dev/full').write_text('x')")
+    assert (full.returncode, full.stderr) == (
+        2, "error: a file: cannot be written (No space left on device); make room, and run it again\n"
+    )  # fmt: skip
+    missing = run("open('/nowhere/at/all', 'w')")
+    assert missing.returncode == 1 and "FileNotFoundError" in missing.stderr
+
+
 def test_a_broken_connection_is_no_closed_pipe() -> None:
     done = run("raise BrokenPipeError('the server')")
     assert done.returncode == 1

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from conftest import item, record_row
 
-from gaokao.checks import Item
 from gaokao.errors import UserError
 from gaokao.gate import Gate, Seen, fingerprint, load_training_questions, save_training_questions
 from gaokao.records import Record, parse_record
@@ -134,8 +133,3 @@ def test_damaged_fingerprints_are_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "training_questions.safetensors").write_bytes(content)
     with pytest.raises(UserError, match="training_questions.safetensors: cannot be read .* restore it, or remove it"):
         load_training_questions(tmp_path)
-
-
-def test_real_questions_are_not_off_the_passages_that_they_quote() -> None:
-    items = [generated(source, stem) for source, stem in zip(RECORDS, STEMS, strict=True)]
-    assert all(isinstance(made.item, Item) and made.usable for made in items)

@@ -351,6 +351,8 @@ def test_an_automatic_batch_size_grows_with_the_memory_and_shrinks_with_the_leng
     some = generation.fitting_batch(model, 2048)
     assert 1 < some < generation.MOST_ROWS_ON_CPU
     assert generation.fitting_batch(model, 8192) < some
+    # Two processes on one machine have half of it each.
+    assert generation.fitting_batch(model, 2048, processes=2) == pytest.approx(some / 2, abs=1)
     free["value"] = 1
     assert generation.fitting_batch(model, 2048) == 1
 

@@ -280,3 +280,23 @@ def test_a_server_writes_instead_and_no_base_is_looked_for(
     # The second and third repeat the first.
     assert [entry["usable"] for entry in entries] == [True, False, False]
     assert not any("tiny" in line for line in printed)
+
+
+def test_a_run_that_was_stopped_between_questions_and_scores_gets_them(infer: Infer, tmp_path: Path) -> None:
+    infer("--adapter", "none")
+    folder = tmp_path / "out" / "gaokao" / "generated_base"
+    scores, questions = (folder / "scores.json").read_bytes(), (folder / "questions.json").read_bytes()
+    (folder / "scores.json").unlink()
+    (folder / "report.html").unlink()
+    printed = infer("--adapter", "none")
+    assert printed[0].startswith("finished  ") and any(line.startswith("usable    ") for line in printed)
+    assert (folder / "scores.json").read_bytes() == scores and (folder / "report.html").exists()
+    assert (folder / "questions.json").read_bytes() == questions
+
+
+def test_greedy_decoding_is_not_tried_again(infer: Infer, tmp_path: Path) -> None:
+    infer("--adapter", "none", "--generate.do_sample=false", "--generate.attempts=3")
+    entries = load_json(tmp_path / "out" / "gaokao" / "generated_base" / "questions.json")
+    assert [len(entry["attempts"]) for entry in entries] == [1, 1, 1]
+    with pytest.raises(UserError, match="questions_per_record = 2 needs generate.do_sample: true"):
+        infer("--adapter", "none", "--generate.do_sample=false", "--generate.questions_per_record=2")

@@ -1,5 +1,6 @@
 """One process at a time owns a results folder, and files appear whole or not at all."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -83,6 +84,26 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkey
     with pytest.raises(KeyboardInterrupt):
         runs.write_json(file, {"a": 2})
     assert file.read_text(encoding="utf-8") == '{\n  "a": 1\n}\n'
+
+
+def test_a_full_disk_names_the_file_keeps_the_old_one_and_leaves_no_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.json"
+    runs.write_json(file, {"a": 1})
+
+    def full(path: Path, *_: object, **__: object) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        runs.write_json(file, {"a": 2})
+    assert caught.value.filename == str(file)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"] and '"a": 1' in file.read_text(encoding="utf-8")
+    # The note for others about who holds the folder is not worth a run.
+    with runs.lock(tmp_path / "out", "this"):
+        pass
 
 
 def test_processes_try_a_folder_at_the_same_moment_without_a_race(tmp_path: Path) -> None:
