@@ -112,11 +112,10 @@ class Local:
         size, before = self.options.batch_size, recorded.get("batch_size")
         if not isinstance(size, int):
             size = before if isinstance(before, int) else fitting_batch(model, longest, self.processes)
+        # The free memory of the processes differs, and their plan must not.
+        size = min(gather_object([size]))
         sampling = self.options.model_dump(include=SAMPLING_KEYS)
         self._writer = Writer(model, self.base.tokenizer, batch_size=size, **sampling)
-        if self.processes > 1:
-            # Their free memory differs, and the plan must not.
-            size = min(gather_object([size]))
         if self.process == 0:
             print(banner(self.resolved, self.base, processes=self.processes, adapter=words))
             print(f"batch     {size} prompts at once")

@@ -13,10 +13,12 @@ from conftest import TEXT, record_row, save_adapter
 
 import evaluate
 import infer_qwen_gaokao
-from gaokao import models, results, tiny
+from gaokao import generation, models, results, tiny
 from gaokao.checks import CHECKS
 from gaokao.errors import Interrupted, UserError
+from gaokao.records import load_records
 from gaokao.runs import Journal, lock
+from gaokao.settings import load_config
 
 
 @pytest.fixture(autouse=True)
@@ -300,3 +302,16 @@ def test_greedy_decoding_is_not_tried_again(infer: Infer, tmp_path: Path) -> Non
     assert [len(entry["attempts"]) for entry in entries] == [1, 1, 1]
     with pytest.raises(UserError, match="questions_per_record = 2 needs generate.do_sample: true"):
         infer("--adapter", "none", "--generate.do_sample=false", "--generate.questions_per_record=2")
+
+
+def test_processes_with_different_memory_take_the_plan_of_the_smallest(
+    random_base: Path, write_rows: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What the other process says of its own memory.
+    monkeypatch.setattr(generation, "gather_object", lambda sizes: [*sizes, 2])
+    rows = write_rows([record_row(number) for number in range(5)])
+    arguments = [f"--model.base={random_base}", f"--output.dir={tmp_path}", "--generate.max_new_tokens=4"]
+    engine = infer_qwen_gaokao.local(load_config(arguments, "x.py"), None)
+    engine.prompts(load_records(rows, "generate"))
+    assert engine.load({}) == {"batch_size": 2}
+    assert engine._writer.planned == engine._writer.batch_size == 2
