@@ -109,9 +109,9 @@ class Local:
         if self.options.torch_compile:
             models.compile_forward(model)
         longest = max(map(len, self._ids)) + self.options.max_new_tokens
-        size, before = self.options.batch_size, recorded.get("batch_size")
-        if not isinstance(size, int):
-            size = before if isinstance(before, int) else fitting_batch(model, longest, self.processes)
+        # What the user has set, what an interrupted run began with, or what fits.
+        fixed = [size for size in (self.options.batch_size, recorded.get("batch_size")) if isinstance(size, int)]
+        size = fixed[0] if fixed else fitting_batch(model, longest, self.processes)
         # The free memory of the processes differs, and their plan must not.
         size = min(gather_object([size]))
         sampling = self.options.model_dump(include=SAMPLING_KEYS)
