@@ -144,8 +144,9 @@ def _worst_checks(checks: Mapping[str, Mapping[str, Any]], count: int = 3) -> st
 
 def _similarity_text(found: Mapping[str, Any]) -> str:
     sections = ", ".join(f"{name} {value:.1f}" for name, value in found["sections"].items())
-    low, high = found["interval_95"]
-    text = f"similarity {found['similarity']:.1f} (95% interval {low:.1f} to {high:.1f})"
+    text = f"similarity {found['similarity']:.1f}"
+    if found["interval_95"]:
+        text += " (95% interval {:.1f} to {:.1f})".format(*found["interval_95"])
     if found["chance_level"] is None:
         return f"{text}, no chance level (no subject has two references); {sections}"
     verdict = "above chance" if found["above_chance"] else "no similarity above chance"

@@ -130,8 +130,8 @@ class Similarity:
     sections: dict[str, float]
     rouge_l: float
     chrf: float
-    interval_95: tuple[float, float]
-    """Of `similarity`, by bootstrap over the records."""
+    interval_95: tuple[float, float] | None
+    """Of `similarity`, by bootstrap over the records; `None` for one alone, which says nothing about others."""
     chance_level: float | None = None
     """Mean over the items of the mean over wrong references; `None` where no item has a wrong reference."""
     difference: float | None = None
@@ -161,7 +161,7 @@ def similarity(items: "Sequence[Generated]", rounds: int = CHANCE_ROUNDS, seed: 
 
     own = [compare(item, item) for item in range(len(items))]
     mean = _mean(own)
-    interval = bootstrap_interval([_total(pair) for pair in own], seed)
+    interval = bootstrap_interval([_total(pair) for pair in own], seed) if len(own) > 1 else None
     found = Similarity(mean.total, mean.sections, mean.rouge_l, mean.chrf, interval)
     wrong: dict[int, list[float]] = defaultdict(list)
     for item, other in wrong_pairs(items, rounds, seed):
@@ -229,9 +229,10 @@ def rate(flags: Sequence[bool]) -> dict[str, Any]:
 
 
 def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """95% interval of the mean of the values, by percentile bootstrap (Efron 1979) with 10,000 resamples."""
-    if len(values) < 2 or min(values) == max(values):
-        return (_average(values), _average(values))
+    """95% interval of the mean of two or more values, by percentile bootstrap (Efron 1979) with 10,000 resamples."""
+    if min(values) == max(values):
+        # Every resample is the same, and scipy warns of it.
+        return values[0], values[0]
     import numpy as np
     from scipy.stats import bootstrap
 

@@ -61,4 +61,10 @@ def test_the_interval_of_a_mean_is_about_two_standard_errors_wide_and_repeatable
     assert (low, high) == bootstrap_interval(values, 3)
     assert low < 4.5 < high
     assert high - low == pytest.approx(2 * 1.96 * 2.8723 / 10, rel=0.1)
-    assert bootstrap_interval([5.0, 5.0]) == bootstrap_interval([5.0]) == (5.0, 5.0)
+    assert bootstrap_interval([5.0, 5.0]) == (5.0, 5.0)
+
+
+def test_one_question_has_no_interval() -> None:
+    summary = summarize([item()])
+    assert summary["similarity"]["interval_95"] is None
+    assert "similarity 100.0, no chance level" in summary_text(summary)
