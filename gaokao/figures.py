@@ -113,6 +113,8 @@ def _extremes(table: Mapping[str, Any], count: int = 2) -> list[str]:
     if len(rows) < 2 * count:
         return []
     rows.sort(key=lambda pair: pair[1]["rate"])
+    if rows[0][1]["rate"] == rows[-1][1]["rate"]:
+        return []
 
     def text(those: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
         return ", ".join(f"{name} {row['passed']}/{row['items']}" for name, row in those)

@@ -123,6 +123,10 @@ class Gate:
                     judged[place].append(flag)
         return [bool(flags) and not any(flags) for flags in judged]
 
+    def learnt(self, item: Generated) -> str:
+        """The training question that a draft repeats, in words; empty for none."""
+        return self._training.like(fingerprint(item.question.question))
+
     def repeats(self, kept: Sequence[Generated], drafts: Sequence[Generated]) -> list[str]:
         """For each draft what it repeats: a training question, one that is kept, or a usable draft before it."""
         seen = Seen()
@@ -131,7 +135,7 @@ class Gate:
         found = []
         for item in drafts:
             grams = fingerprint(item.question.question)
-            found.append(self._training.like(grams) or seen.like(grams))
+            found.append(self.learnt(item) or seen.like(grams))
             # What is drawn again anyway is no reason to draw another one again.
             if item.usable and not found[-1]:
                 seen.add(grams, f"the question of id {item.record.id}")

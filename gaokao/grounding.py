@@ -139,7 +139,7 @@ def screen(found: Grounding) -> list[str]:
     lines = []
     for name, rows in found.items():
         if not rows:
-            lines.append(f"{name} not compared: no subject has {LEAST_ITEMS} different passages")
+            lines.append(f"{name} not compared: no subject has questions with {LEAST_ITEMS} different ones")
             continue
         row = rows["all"] if "all" in rows else next(iter(rows.values()))
         first = row["own_first"]

@@ -386,7 +386,10 @@ class _Rounds(NamedTuple):
                 attempt=attempt,
             )
             self.drafts.add(place, item)
-            progress.item(item, show=attempt == 1 and not done and not progress.items)
+            # What else is judged of it depends on the others of the round.
+            progress.item(
+                replace(item, repeats=self.gate.learnt(item)), show=attempt == 1 and not done and not progress.items
+            )
 
         with progress.bar:
             self.engine.write(jobs, done, keep, progress.tick)

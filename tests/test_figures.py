@@ -1,5 +1,7 @@
 """Figures by subject and type with intervals, and how varied a set is."""
 
+from dataclasses import replace
+
 import pytest
 from conftest import TEXT, item
 
@@ -52,6 +54,7 @@ def test_the_screen_names_the_lowest_and_the_highest_groups_and_the_keys() -> No
     ]
     text = summary_text(summarize(items))
     assert "lowest 生物 0/5, 单选题 10/15; highest" in text
+    assert "lowest" not in summary_text(summarize([replace(one, text=BAD) for one in items]))
     assert "variety   distinct-2" in text and "keys of 10 items A 0%, B 100%, C 0%, D 0%" in text
 
 

@@ -104,7 +104,7 @@ def test_markup_of_formulas_does_not_make_passages_near() -> None:
 def test_small_subjects_and_missing_passages_or_questions_are_left_out() -> None:
     items = [item(topic) for topic in list(TOPICS)[: LEAST_ITEMS - 1]]
     assert grounding(items) == {"课本内容": {}, "课外内容": {}}
-    assert "课本内容 not compared: no subject has 3 different passages" in screen(grounding(items))
+    assert "课本内容 not compared: no subject has questions with 3 different ones" in screen(grounding(items))
     items += [Item("", (), "", "生物", "主观题", text) for text in TOPICS.values()]
     assert grounding(items)["课本内容"] == {}
     assert note(grounding(items)) == ""

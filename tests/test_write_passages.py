@@ -544,7 +544,7 @@ def test_the_key_is_sent_and_written_nowhere(
     assert all(seen.headers["authorization"] == f"Bearer {KEY}" for seen in server.seen)
     assert not any("another-endpoint" in str(seen.headers) for seen in server.seen)
     # Five answers alike are one passage.
-    assert "grounding 课本内容 not compared: no subject has 3 different passages" in printed.out
+    assert "grounding 课本内容 not compared: no subject has questions with 3 different ones" in printed.out
     assert "grounding 课外内容" in printed.out
     for text in (printed.out, printed.err, *(path.read_text("utf-8") for path in tmp_path.iterdir())):
         assert KEY not in text

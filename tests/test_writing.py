@@ -12,7 +12,8 @@ from conftest import record_row
 
 from gaokao import prompts
 from gaokao.errors import Interrupted, UserError
-from gaokao.gate import Gate, Seen
+from gaokao.gate import Gate, Seen, fingerprint
+from gaokao.prompts import parse
 from gaokao.records import Record, parse_record
 from gaokao.results import Generated, read_results
 from gaokao.sources import Raw
@@ -287,6 +288,17 @@ def test_the_first_question_is_shown_at_once(tmp_path: Path, capsys: pytest.Capt
     out = capsys.readouterr()
     assert out.out.count("生物 单选题 (id r0") == 1 and "first     question after" in out.out
     assert "7/7 usable, 35 tokens" in out.err
+
+
+def test_what_repeats_a_training_question_is_not_called_usable_while_it_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training, engine = Seen(), Scripted()
+    engine.same_text = {(0, 1): "x"}
+    training.add(fingerprint(parse(text("x", True)).question), "a training question")
+    write_questions(RECORDS, engine, Gate(RECORDS, training), tmp_path / "g", attempts=1, seed=1)
+    out = capsys.readouterr()
+    assert "(id r0, finish reason stop, fails repeats)" in out.out and "6/7 usable" in out.err
 
 
 def test_a_kept_question_that_failed_every_time_is_not_repeated_unmarked(tmp_path: Path) -> None:
