@@ -97,7 +97,10 @@ def write(
 ) -> list[Generated]:
     """The questions in the order of the records, every draft on disk at once; nothing where they are there already."""
     options = resolved.config.generate
-    gate = Gate(records, load_training_questions(adapter))
+    training = load_training_questions(adapter)
+    if adapter is not None and not training and engine.process == 0:
+        print(f"gate      {adapter} holds no training questions, so that a question that repeats one is not noticed")
+    gate = Gate(records, training)
     return writing.write_questions(
         records,
         engine,

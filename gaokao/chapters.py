@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from gaokao.config import MAX_RUN_BYTES, WINDOWS_NAMES
 from gaokao.errors import Errors, UserError, elsewhere, faults_text, first_line
 from gaokao.records import HEADER, OUTSIDE, SUBJECTS, TEXTBOOK, TYPE_ALIASES, TYPES, Record, parse_record
+from gaokao.runs import several_processes
 from gaokao.sources import OLE2, ZIP, Raw, decode_lines
 from gaokao.text import shorten
 
@@ -113,6 +114,8 @@ def _problems(actions: argparse.Namespace, kind: str) -> Iterator[str]:
         return
     if actions.textbook == actions.outside == STDIN:
         yield "--textbook and --outside are both -, but there is one standard input; give one of them as a file"
+    if STDIN in (actions.textbook, actions.outside) and several_processes():
+        yield "- is the standard input, which several processes cannot read; give a file instead"
     choices = (("subject", _word(actions.subject), SUBJECTS, SUBJECTS), ("type", kind, TYPES, (*TYPES, *TYPE_ALIASES)))
     for name, value, known, shown in choices:
         if not value:

@@ -48,6 +48,10 @@ class RequestError(Exception):
     """One request failed for good; others may succeed. The text is the reason."""
 
 
+class RefusedError(RequestError):
+    """The endpoint will not answer this request, such as one that its moderation objects to."""
+
+
 class MalformedError(Exception):
     """The endpoint answered, but not with what was asked for; asking again may help. The text is the reason."""
 
@@ -319,7 +323,8 @@ class Endpoint:
                 f"{self.base_url}: redirects to {target}, which is not followed; correct {names.address}"
             ) from None
         if status not in PASSING and status < 500:
-            raise RequestError(problem) from None
+            # A router that has no host for a model right now says 404.
+            raise (RequestError if status == 404 else RefusedError)(problem) from None
 
     async def _pause(self) -> None:
         """Wait as long as the endpoint has asked all of us to."""

@@ -34,7 +34,7 @@ class Generated:
     prompt: str
     text: str
     finish_reason: str
-    """`stop`: ended by an end token; `length`: cut at max_new_tokens."""
+    """`stop`: ended by an end token; `length`: cut at max_new_tokens; `refused`: a server would not write it."""
     prompt_tokens: int
     completion_tokens: int
     adapter: str

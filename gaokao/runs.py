@@ -46,6 +46,11 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
+def several_processes() -> bool:
+    """Whether torchrun or a like command started this process as one of several."""
+    return os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1")
+
+
 def make_folder(folder: Path, remedy: str = "choose a folder of yours") -> Path:
     """Create a folder for results and try that it can be written to; `remedy` ends the message if not.
 

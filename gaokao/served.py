@@ -1,7 +1,6 @@
 """The engine `openai`: any server that speaks OpenAI's chat completions writes, such as vLLM or SGLang; no torch is needed."""
 
 import asyncio
-import os
 import re
 import signal
 import sys
@@ -18,6 +17,7 @@ from gaokao.endpoint import (
     Endpoint,
     MalformedError,
     OptionNames,
+    RefusedError,
     RequestError,
     Usage,
     ask_all,
@@ -27,6 +27,7 @@ from gaokao.endpoint import (
 from gaokao.errors import Errors, UserError
 from gaokao.prompts import prepare_input
 from gaokao.records import Record
+from gaokao.runs import several_processes
 from gaokao.writing import Completion, Job
 
 OPTIONS = OptionNames(
@@ -44,6 +45,8 @@ ASKS = 3
 # top_k 20 and a repetition penalty of 1.05 to what the user has set (vLLM reads generation_config.json).
 KNOWN_SERVERS = ("vllm", "sglang")
 NAMES_SHOWN = 20
+# The finish reason of a draft that the server would not write.
+REFUSED = "refused"
 
 Result = TypeVar("Result")
 
@@ -114,8 +117,10 @@ class Served:
     ) -> None:
         """Have a draft written for every job whose position is not in `done`, and hand each to `keep` as it comes.
 
+        What the server refuses to write is kept as an empty draft: it would refuse it again, and the run would never end.
+
         Raises:
-            UserError: the run had to stop, or some requests failed for good; what was kept stays kept.
+            UserError: the run had to stop, or some requests failed after all retries; what was kept stays kept.
             KeyboardInterrupt: Ctrl-C, or SIGTERM where it is taken as such; the same.
         """
         jobs = [job for job in jobs if job.position not in done]
@@ -188,15 +193,30 @@ class Served:
         sampling = await self._ask_server()
         endpoint = self._endpoint()
 
-        async def ask(job: Job) -> Completion:
-            return _completion(job, await self._ask(endpoint, job, sampling))
+        refused: set[str] = set()
+
+        async def ask(numbered: tuple[str, Job]) -> Completion:
+            number, job = numbered
+            try:
+                return _completion(job, await self._ask(endpoint, job, sampling))
+            except RefusedError:
+                refused.add(number)
+                raise
 
         def finished(key: str, done: Completion) -> None:
             tick(done.completion_tokens)
             keep(done)
 
-        items = {str(number): job for number, job in enumerate(jobs)}
-        return await ask_all(endpoint, items, ask, finished, unit="question", concurrency=self.concurrency, bar=False)
+        items = {str(number): (str(number), job) for number, job in enumerate(jobs)}
+        failed = await ask_all(endpoint, items, ask, finished, unit="question", concurrency=self.concurrency, bar=False)
+        # A server that has answered nothing yet refuses the run, not a question.
+        for key in [key for key in failed if key in refused and endpoint.answered.is_set() and self.usage.replies]:
+            job = items[key][1]
+            print(
+                f"\nrefused   record {job.position + 1}: {failed.pop(key)}; it is kept without a text", file=sys.stderr
+            )
+            finished(key, Completion(job.position, "", REFUSED, 0, 0))
+        return failed
 
     async def _ask(self, endpoint: Endpoint, job: Job, sampling: dict[str, Any]) -> Answer:
         """The answer to one job.
@@ -240,7 +260,7 @@ def connect(options: GenerateConfig) -> Served:
     Raises:
         UserError: address, model or key are missing or cannot be right.
     """
-    if os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):
+    if several_processes():
         raise UserError(
             f"several processes were started, and the engine {OPENAI} takes one: start it with python. The server is what "
             "uses several GPUs; generate.concurrency says how many requests it gets at a time"

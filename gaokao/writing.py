@@ -53,7 +53,7 @@ class Completion(NamedTuple):
     """That of the job."""
     text: str
     finish_reason: str
-    """`stop`: ended by an end token; `length`: cut at max_new_tokens."""
+    """`stop`: ended by an end token; `length`: cut at max_new_tokens; `refused`: a server would not write it."""
     prompt_tokens: int
     completion_tokens: int
 

@@ -97,6 +97,11 @@ def test_two_texts_cannot_both_come_from_standard_input() -> None:
     assert "there is one standard input; give one of them as a file" in refused_file("-", "--outside", "-")
 
 
+def test_several_processes_do_not_share_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "which several processes cannot read; give a file instead" in refused_file("-")
+
+
 def test_the_help_says_what_can_be_given() -> None:
     parser = argparse.ArgumentParser()
     add_options(parser)

@@ -311,7 +311,7 @@ def test_passing_trouble_costs_no_draft(fault: Reply, server: Server) -> None:
 
 
 def test_what_fails_for_good_is_said_when_the_others_are_done_and_can_be_asked_for_again(server: Server) -> None:
-    refused = {"1": Reply(400, {"error": {"message": "risk"}}), "3": Reply(400, {"error": {"message": "risk"}}),
+    refused = {"1": Reply(404, {"error": {"message": "no host"}}), "3": Reply(404, {"error": {"message": "no host"}}),
                "4": Reply(500, "boom"), "5": Reply(body="<html>")}  # fmt: skip
     server.respond = lambda seen: refused.get(seen.topic, GOOD)
     served, kept = engine(server, retries=1), Kept()
@@ -320,7 +320,7 @@ def test_what_fails_for_good_is_said_when_the_others_are_done_and_can_be_asked_f
     head, *reasons = str(caught.value).split("\n")
     assert "4 of 8 questions failed; the others are kept, and the same command goes on with those" in head
     assert sorted(reasons) == [
-        "  - record 12, 14: HTTP 400: risk",
+        "  - record 12, 14: HTTP 404: no host",
         "  - record 15: HTTP 500: boom, 1 retries in vain",
         "  - record 16: the reply is not a chat completion: <html> (3 answers)",
     ]
@@ -328,6 +328,16 @@ def test_what_fails_for_good_is_said_when_the_others_are_done_and_can_be_asked_f
     server.respond = lambda seen: GOOD
     write(served, jobs(8), kept)
     assert sorted(kept.texts) == list(range(10, 18)) and len(kept.done) == 8
+
+
+def test_what_a_server_refuses_is_kept_without_a_text_so_that_the_run_ends(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.respond = lambda seen: Reply(400, {"error": {"message": "risk"}}) if seen.topic == "3" else GOOD
+    kept = write(engine(server), jobs(6))
+    assert len(kept.done) == 6 and kept.texts[13] == ""
+    assert [one.finish_reason for one in kept.done if not one.text] == ["refused"]
+    assert "record 14: HTTP 400: risk; it is kept without a text" in capsys.readouterr().err
 
 
 def test_a_server_that_refuses_everything_is_given_up(server: Server) -> None:
