@@ -133,13 +133,21 @@ def start_processes(gpus: int) -> PartialState:
 
 
 def choose_dtype(wanted: str, on_gpu: bool) -> Decision:
-    """bf16 where the hardware computes it, else fp16 on a GPU and fp32 on a CPU."""
+    """bf16 where the hardware computes it, else fp16 on a GPU and fp32 on a CPU.
+
+    Raises:
+        UserError: bf16 was asked for by name, and the GPU has none.
+    """
+    able = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    if wanted == "bf16" and on_gpu and not able:
+        raise UserError(
+            f"model.dtype = bf16: {torch.cuda.get_device_name()} has no bf16 units (they came with compute capability 8.0); "
+            "use auto, which takes fp16 there"
+        )
     if wanted != "auto":
         return Decision(wanted, "model.dtype")
     if on_gpu:
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return Decision("bf16", "the GPU computes bf16")
-        return Decision("fp16", "the GPU is too old for bf16")
+        return Decision("bf16", "the GPU computes bf16") if able else Decision("fp16", "the GPU is too old for bf16")
     if tiny.computes_bf16():
         return Decision("bf16", "the CPU computes bf16")
     return Decision("fp32", "the CPU has no bf16 units")

@@ -117,6 +117,12 @@ def test_on_a_gpu_bf16_is_taken_where_the_hardware_has_it(
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or able)
     assert models.choose_dtype("auto", on_gpu=True).value == expected
     assert models.choose_dtype("fp32", on_gpu=True) == ("fp32", "model.dtype")
+    if able:
+        assert models.choose_dtype("bf16", on_gpu=True) == ("bf16", "model.dtype")
+        return
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    with pytest.raises(UserError, match="model.dtype = bf16: Tesla T4 has no bf16 units .*use auto"):
+        models.choose_dtype("bf16", on_gpu=True)
 
 
 @pytest.mark.parametrize(
