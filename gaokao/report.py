@@ -1,7 +1,6 @@
 """`report.html`: a results file as a teacher reads it, one page that needs nothing but itself."""
 
 import html
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,12 +10,13 @@ from xml.etree import ElementTree
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
+from gaokao.blocks import NAMESPACE, Formula, Line, Pieces, Table, read_blocks
 from gaokao.checks import SPAN
 from gaokao.comparison import ZH_NAMES
 from gaokao.records import PASSAGES, SUBJECTS, TYPES
 from gaokao.results import OFF_PASSAGES, REPEATS, Generated
 from gaokao.runs import write_text
-from gaokao.text import OPTION_MARK, fold, formulas, letters_and_places, option_run, shared_spans
+from gaokao.text import letters_and_places, shared_spans
 
 TEMPLATE = Path(__file__).with_name("report.html")
 # What a teacher is told of a check that failed.
@@ -26,12 +26,6 @@ FAILURES = {
     "quotes": "解析的引文不在材料里", "copied": "除了照抄的材料没有自己的话", "latex": "公式不完整", "repetition": "文字陷入重复", "truncated": "没有写完",
     "language": "不是中文题", REPEATS: "与别的题重复", OFF_PASSAGES: "更接近别的材料",
 }  # fmt: skip
-# Elements that latex2mathml makes; anything else came from the text of a model.
-MATHML = {
-    "math", "mrow", "mi", "mn", "mo", "mtext", "mspace", "msup", "msub", "msubsup", "munder", "mover", "munderover", "mfrac", "msqrt", "mroot",
-    "mtable", "mtr", "mtd", "mstyle", "mpadded", "mphantom", "menclose", "mmultiscripts", "mprescripts", "none", "merror",
-}  # fmt: skip
-NAMESPACE = "{http://www.w3.org/1998/Math/MathML}"
 _ATTRIBUTES = {
     "display",
     "mathvariant",
@@ -44,8 +38,6 @@ _ATTRIBUTES = {
     "accent",
     "notation",
 }
-_MACROS = re.compile(r"\\(?:def|newcommand|renewcommand|newenvironment|DeclareMathOperator)(?![A-Za-z])")
-_RULE = re.compile(r"\|?\s*:?-{2,}:?\s*(?:\|\s*:?-{2,}:?\s*)*\|?")
 
 
 def write_report(
@@ -124,89 +116,42 @@ def marked_up(text: str, latex: bool = True) -> Markup:
         text: as a model wrote it.
         latex: whether dollars are marks of formulas; in an English text they are money.
     """
-    blocks: list[Markup] = []
-    # An odd dollar would make formulas of what stands between the others.
-    latex = latex and re.sub(r"\\\\|\\\$", "", text).count("$") % 2 == 0
-    text = _options_apart(text.strip())
-    lines = (_on_one_line(text) if latex else text).split("\n")
-    place = 0
-    while place < len(lines):
-        end = place + 1
-        if "|" in lines[place] and end < len(lines) and _RULE.fullmatch(lines[end].strip()):
-            while end < len(lines) and "|" in lines[end]:
-                end += 1
-            blocks.append(_table(lines[place], lines[place + 2 : end], latex))
-        elif line := lines[place].strip():
-            kind = "option" if OPTION_MARK.match(fold(line)) else "line"
-            blocks.append(Markup('<p class="{}">{}</p>').format(kind, _inline(line, latex)))
-        place = end
-    return Markup("\n").join(blocks)
+    return Markup("\n").join(_block(block) for block in read_blocks(text, latex))
 
 
-def _options_apart(text: str) -> str:
-    """The text with each option on a line of its own; many papers print two or four on one."""
-    for _, begin, _ in reversed(option_run(text) or []):
-        if begin and text[begin - 1] != "\n":
-            text = text[:begin].rstrip(" \t\u3000") + "\n" + text[begin:]
-    return text
+def _block(block: Line | Table) -> Markup:
+    if isinstance(block, Table):
+        return _table(block.rows)
+    return Markup('<p class="{}">{}</p>').format("option" if block.is_option else "line", _inline(block.pieces))
 
 
-def _on_one_line(text: str) -> str:
-    """The text without line ends inside of formulas."""
-    pieces, done = [], 0
-    for start, end, _ in formulas(text):
-        pieces += [text[done:start], text[start:end].replace("\n", " ")]
-        done = end
-    return "".join([*pieces, text[done:]])
+def _table(rows: Sequence[Sequence[Pieces]]) -> Markup:
+    def cells(row: Sequence[Pieces], tag: str) -> Markup:
+        return Markup("").join(Markup(f"<{tag}>{{}}</{tag}>").format(_inline(cell)) for cell in row)
+
+    body = Markup("").join(Markup("<tr>{}</tr>").format(cells(row, "td")) for row in rows[1:])
+    return Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(cells(rows[0], "th"), body)
 
 
-def _table(head: str, rows: Sequence[str], latex: bool) -> Markup:
-    def cells(line: str, tag: str) -> Markup:
-        inner = line.strip().removeprefix("|").removesuffix("|").split("|")
-        return Markup("").join(Markup(f"<{tag}>{{}}</{tag}>").format(_inline(cell.strip(), latex)) for cell in inner)
-
-    body = Markup("").join(Markup("<tr>{}</tr>").format(cells(row, "td")) for row in rows)
-    return Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(cells(head, "th"), body)
+def _inline(pieces: Pieces) -> Markup:
+    return Markup("").join(_formula(piece) if isinstance(piece, Formula) else escape(piece) for piece in pieces)
 
 
-def _inline(text: str, latex: bool) -> Markup:
-    pieces, done = [], 0
-    for start, end, formula in formulas(text) if latex else ():
-        pieces += [escape(text[done:start]), _formula(formula, text[start:end])]
-        done = end
-    return Markup("").join([*pieces, escape(text[done:])])
-
-
-def _formula(latex: str, source: str) -> Markup:
+def _formula(formula: Formula) -> Markup:
     """A formula as MathML; as its source where it cannot be drawn."""
-    from latex2mathml.converter import convert
-
-    if _MACROS.search(latex):
-        # A few definitions within each other make a text without end of some letters.
-        return Markup('<code class="broken">{}</code>').format(source)
-    try:
-        # A percent sign begins a comment, which would swallow the rest.
-        latex = re.sub(r"(?<!\\)\\?%", "\ue000", latex)
-        # The converter passes text on as it is: what would be markup is written as LaTeX writes it.
-        drawn = ElementTree.fromstring(
-            convert(latex.replace("<", r"\lt ").replace(">", r"\gt ")).replace("\ue000", "%")
-        )
-        return Markup("".join(_clean(drawn)))
-    # It raises errors of its own and of its parts for whatever is no LaTeX, and markup that is none for more.
-    except Exception:  # noqa: BLE001
-        return Markup('<code class="broken">{}</code>').format(source)
+    if formula.drawn is None:
+        return Markup('<code class="broken">{}</code>').format(formula.source)
+    return Markup("".join(_markup(formula.drawn)))
 
 
-def _clean(element: ElementTree.Element) -> Iterator[str]:
-    """The element again, of known names and attributes only."""
+def _markup(element: ElementTree.Element) -> Iterator[str]:
+    """The element again, of known attributes only."""
     name = element.tag.removeprefix(NAMESPACE)
-    if name not in MATHML:
-        raise ValueError(name)
     attributes = "".join(
         f' {key}="{html.escape(value)}"' for key, value in element.attrib.items() if key in _ATTRIBUTES
     )
     yield f"<{name}{attributes}>{html.escape(element.text or '')}"
     for child in element:
-        yield from _clean(child)
+        yield from _markup(child)
         yield html.escape(child.tail or "")
     yield f"</{name}>"
