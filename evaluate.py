@@ -2,6 +2,7 @@
 
     python evaluate.py outputs/gaokao/generated/questions.json
     python evaluate.py outputs/new/generated/questions.json --against outputs/gaokao/generated/questions.json
+    python evaluate.py outputs/gaokao/generated/questions.json --paper paper.docx --only marked.json
 
 Similarity says how close a text is to one reference, not how good a question is; without its chance level (the same
 texts against wrong references of their subject) it says nothing.
@@ -19,6 +20,7 @@ from gaokao.errors import UserError, run_script
 from gaokao.figures import attempts_table, summary_text, usable_table, variety
 from gaokao.grounding import grounding
 from gaokao.metrics import CHANCE_ROUNDS, rate, rounded, score_parts, share, similarity
+from gaokao.paper import add_paper_options, paper_questions, write_paper
 from gaokao.report import write_report
 from gaokao.results import ALL_CHECKS, Generated, read_results, report_file, scores_file
 from gaokao.runs import write_json
@@ -85,10 +87,13 @@ def main(argv: list[str]) -> None:
         parser.add_argument(
             "--against", type=Path, metavar="FILE", help="results of the same records: which is better?"
         )
+        add_paper_options(parser)
 
     resolved = load_config(argv, "evaluate.py", description=__doc__, explain=["evaluate"], add=add)
-    results, against, settings = resolved.actions.results, resolved.actions.against, resolved.config.evaluate
+    actions, settings = resolved.actions, resolved.config.evaluate
+    results, against = actions.results, actions.against
     target, items = scores_file(results), read_results(results)
+    asked = paper_questions(items, actions.paper, actions.only, actions.title)
     found = None if against is None else pair(items, read_results(against))
     summary = summarize(items, settings.chance_rounds, settings.seed)
     print(summary_text(summary))
@@ -102,11 +107,14 @@ def main(argv: list[str]) -> None:
     try:
         write_json(target, summary)
         write_report(page, items, summary, sentences)
+        paper = write_paper(actions.paper, asked, actions.title) if asked else ""
     except OSError as error:
         raise UserError(
             f"{error.filename or target}: cannot be written ({error.strerror}); copy the results to a folder of yours"
         ) from None
     print(f"files     {target}, {page}")
+    if paper:
+        print(paper)
 
 
 if __name__ == "__main__":

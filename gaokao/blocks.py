@@ -14,6 +14,9 @@ MATHML = {
 }  # fmt: skip
 NAMESPACE = "{http://www.w3.org/1998/Math/MathML}"
 _MACROS = re.compile(r"\\(?:def|newcommand|renewcommand|newenvironment|DeclareMathOperator)(?![A-Za-z])")
+# What the converter does not know, or would number, and what draws the same.
+_ENVIRONMENTS = {"aligned": "split", "align": "split", "align*": "split", "gathered": "matrix"}
+_ENVIRONMENT = re.compile(r"\\(begin|end) *\{(aligned|align\*?|gathered)\}")
 _RULE = re.compile(r"\|?\s*:?-{2,}:?\s*(?:\|\s*:?-{2,}:?\s*)*\|?")
 
 
@@ -102,6 +105,9 @@ def _mathml(latex: str) -> ElementTree.Element | None:
     try:
         # A percent sign begins a comment, which would swallow the rest.
         latex = re.sub(r"(?<!\\)\\?%", "\ue000", latex)
+        # Of a single letter the converter forgets that it is upright.
+        latex = re.sub(r"\\mathrm *\{ *([A-Za-z]) *\}", r"\\mathrm{{\1}}", latex)
+        latex = _ENVIRONMENT.sub(lambda mark: f"\\{mark[1]}{{{_ENVIRONMENTS[mark[2]]}}}", latex)
         # The converter passes text on as it is: what would be markup is written as LaTeX writes it.
         drawn = ElementTree.fromstring(
             convert(latex.replace("<", r"\lt ").replace(">", r"\gt ")).replace("\ue000", "%")

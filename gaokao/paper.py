@@ -1,0 +1,454 @@
+"""A Word paper of generated questions: by subject and type, with points; answers and 解析 from a new page at the end.
+
+The formulas are Word's own, made from the MathML that `report.html` shows, so that both draw the same ones.
+"""
+
+import argparse
+import importlib.util
+import io
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+from gaokao.blocks import Formula, Line, Pieces, Table, read_blocks
+from gaokao.errors import UserError, faults_text, shown
+from gaokao.omml import office_math, width
+from gaokao.records import SUBJECTS, TYPES
+from gaokao.results import Generated
+from gaokao.runs import write_bytes
+from gaokao.text import columns
+
+# Points of a question whose 题干 states none; most papers of the national exam since 2020 give about as many.
+POINTS = {"单选题": 3, "多选题": 4, "填空题": 5, "主观题": 12}
+TITLE = "高考模拟练习"
+PIP = "pip install python-docx==1.2.0"
+_ASKS = {
+    "单选题": "在每小题给出的选项中，只有一项符合题目要求。",
+    "多选题": "在每小题给出的选项中，有多项符合题目要求。",
+}
+# （12分）（本小题满分12分）（本题共12分）（每空2分，共12分）
+_STATED = re.compile(
+    r"[（(]\s*(?:本[大小]?题)?\s*(?:满分|共|总计)?\s*(?:每[空小问题]+\s*\d+\s*分\s*[,，;；]\s*共)?\s*(\d{1,2})\s*分\s*[)）]"
+)
+_NO_XML = re.compile(r"[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# A line holds 43 Han characters; what is within it is measured in halves of one, and tab stops in points.
+SIZE, INDENT, LINE = 10.5, 27, 453
+# So many options stand on a line where each of them is at most so wide.
+_OPTIONS = {4: 19, 2: 39, 1: None}
+# Word has no table with more.
+MOST_COLUMNS = 63
+
+
+class Numbered(NamedTuple):
+    """A question of the paper: its number there, and its points."""
+
+    number: int
+    item: Generated
+    points: int
+    stated: bool
+    """Whether the 题干 says them."""
+
+    @property
+    def stem(self) -> str:
+        """The 题干; all that was written where there is none."""
+        return printable(self.item.sections["题干"] or self.item.text)
+
+    @property
+    def latex(self) -> bool:
+        """Whether dollars are marks of formulas; in an English text they are money."""
+        return self.item.record.subject != "英语"
+
+
+class Group(NamedTuple):
+    """The questions of one type and subject."""
+
+    subject: str
+    heading: str
+    questions: list[Numbered]
+
+
+def add_paper_options(parser: argparse.ArgumentParser) -> None:
+    """`--paper` and what goes with it."""
+    parser.add_argument("--paper", type=Path, metavar="OUT.docx", help="write the questions as a paper for Word")
+    parser.add_argument(
+        "--only", type=Path, metavar="FILE", help="on the paper: what was saved in report.html (marked.json)"
+    )
+    parser.add_argument("--title", metavar="TEXT", help=f"of the paper: {TITLE} otherwise")
+
+
+def paper_questions(
+    items: Sequence[Generated], paper: Path | None, only: Path | None, title: str | None
+) -> list[Generated]:
+    """The questions of the paper that was asked for; none where no paper was. Nothing is written yet.
+
+    Raises:
+        UserError: a paper cannot be written there, python-docx is not installed, or `only` is not of these results.
+    """
+    if paper is None:
+        if only or title:
+            raise UserError(f"{'--only' if only else '--title'}: is about a paper; add --paper OUT.docx")
+        return []
+    if paper.suffix.lower() != ".docx":
+        raise UserError(f"--paper {paper}: is no name of a Word file; name one that ends in .docx")
+    if not paper.parent.is_dir():
+        raise UserError(f"--paper {paper}: there is no folder {paper.parent}; create it, or name another")
+    if paper.exists():
+        # Someone may have worked on it.
+        raise UserError(f"--paper {paper}: is there already; name another file, or remove it")
+    if importlib.util.find_spec("docx") is None:
+        raise UserError(f"--paper {paper}: writing .docx needs python-docx: {PIP}")
+    return list(items) if only is None else marked(items, only)
+
+
+def marked(items: Sequence[Generated], file: Path) -> list[Generated]:
+    """The questions that `report.html` saved as chosen, in the order of that file.
+
+    Raises:
+        UserError: it is no such file, names no question, or names some that are not there.
+    """
+    remedy = "choose questions in report.html and save them there"
+    try:
+        saved = json.loads(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"--only {file}: cannot be read ({error.strerror}); {remedy}") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"--only {file}: is no JSON file, or damaged; {remedy}") from None
+    ids = saved.get("ids") if isinstance(saved, dict) else None
+    if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
+        raise UserError(f'--only {file}: is {shown(saved)} instead of {{"ids": [...]}}; {remedy}')
+    if not ids:
+        raise UserError(f"--only {file}: names no question; {remedy}")
+    there: dict[str, list[Generated]] = defaultdict(list)
+    for item in items:
+        there[item.record.id].append(item)
+    if unknown := [shown(name) for name in dict.fromkeys(ids) if name not in there]:
+        count = len(unknown)
+        raise UserError(
+            faults_text(
+                f"--only {file}: {count} of {len(set(ids))} ids are not in these results; {remedy}, on their own page",
+                [*unknown[:10], *([f"and {count - 10} more"] if count > 10 else [])],
+            )
+        )
+    return [item for name in dict.fromkeys(ids) for item in there[name]]
+
+
+def paper_groups(items: Sequence[Generated]) -> list[Group]:
+    """The questions as the paper has them: subjects and types in their usual order, numbers from first to last."""
+    order = sorted(items, key=lambda item: (SUBJECTS.index(item.record.subject), TYPES.index(item.record.type)))
+    groups: list[Group] = []
+    number, place = 0, 0
+    for (subject, kind), members in groupby(order, key=lambda item: (item.record.subject, item.record.type)):
+        questions = []
+        for number, item in enumerate(members, number + 1):  # noqa: B020 - the numbers go on in the next group
+            stated = stated_points(item.sections["题干"])
+            questions.append(Numbered(number, item, stated or POINTS[kind], bool(stated)))
+        place = place + 1 if groups and groups[-1].subject == subject else 0
+        groups.append(Group(subject, f"{'一二三四'[place]}、{_heading(kind, questions)}", questions))
+    return groups
+
+
+def _heading(kind: str, questions: Sequence[Numbered]) -> str:
+    points = {question.points for question in questions}
+    each = f"，每小题 {points.pop()} 分" if len(points) == 1 else ""
+    total = sum(question.points for question in questions)
+    return f"{kind}（本大题共 {len(questions)} 小题{each}，共 {total} 分。{_ASKS.get(kind, '')}）".replace("。）", "）")
+
+
+def stated_points(question: str) -> int:
+    """Points that a 题干 states at its beginning, or else those of its sub-questions together; 0 where it states none."""
+    found = [(match.start(), int(match.group(1))) for match in _STATED.finditer(question)]
+    if found and not re.search(r"\w", question[: found[0][0]]):
+        return found[0][1]
+    return sum(points for _, points in found)
+
+
+def printable(text: str) -> str:
+    """The text without what no XML file can hold: halves of surrogate pairs and control characters."""
+    return _NO_XML.sub("\ufffd", text.replace("\r\n", "\n").replace("\x00", ""))
+
+
+def write_paper(path: Path, items: Sequence[Generated], title: str | None = None) -> str:
+    """Write the paper, whole or not at all.
+
+    Args:
+        path: of the .docx file.
+        items: the questions, as `paper_questions` gives them.
+        title: above the paper, and in the properties of the file.
+
+    Returns:
+        What the screen says of it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    groups, title = paper_groups(items), printable(title or "").strip() or TITLE
+    document = _new_document(title)
+    body = document.element.body
+    # It ends every Word file.
+    section = body[-1]
+    for element in _content(title, groups):
+        body.append(element)
+    body.append(section)
+    content = io.BytesIO()
+    document.save(content)
+    write_bytes(path, content.getvalue())
+    points = sum(question.points for group in groups for question in group.questions)
+    failing = [shown(item.record.id).strip('"') for item in items if not item.usable]
+    names = ", ".join(failing[:5]) + (", ..." if len(failing) > 5 else "")
+    warning = f"; {len(failing)} of them fail a hard check ({names})" if failing else ""
+    return f"paper     {path}: {len(items)} questions, {points} points{warning}"
+
+
+# --- what stands on the paper -----------------------------------------------------------------------------------------
+
+
+def _content(title: str, groups: Sequence[Group]) -> Iterator[Any]:
+    subjects = [*dict.fromkeys(group.subject for group in groups)]
+    questions = [question for group in groups for question in group.questions]
+    points = sum(question.points for question in questions)
+    yield _paragraph("Title", [title])
+    yield _paragraph("卷头", [f"{'、'.join(subjects)}　　共 {len(questions)} 题　　满分 {points} 分"])
+    for heading, question in _in_order(groups, len(subjects) > 1, "Heading1"):
+        yield from heading
+        yield from _question(question)
+    yield _paragraph("Heading1", ["参考答案与解析"], new_page=True)
+    for heading, question in _in_order(groups, len(subjects) > 1, "学科"):
+        yield from heading
+        yield from _answer(question)
+
+
+def _in_order(groups: Sequence[Group], by_subject: bool, style: str) -> Iterator[tuple[list[Any], Numbered]]:
+    """Every question, with the headings above it."""
+    before = ""
+    for group in groups:
+        heading = [_paragraph(style, [group.subject])] if by_subject and group.subject != before else []
+        heading.append(_paragraph("Heading2", [group.heading]))
+        before = group.subject
+        for question in group.questions:
+            yield heading, question
+            heading = []
+
+
+def _question(question: Numbered) -> Iterator[Any]:
+    start = f"{question.number}．\t"
+    if question.item.record.type == "主观题" and not question.stated:
+        start += f"（{question.points} 分）"
+    blocks = list(read_blocks(question.stem, question.latex)) or [Line(["（没有题干）"], False)]
+    # The stem of a choice stays with its options; a longer one may be parted anywhere but behind its first line.
+    together = any(isinstance(block, Line) and block.is_option for block in blocks)
+    elements = [element for run in _runs(blocks, start) for element in run]
+    for place, element in enumerate(elements[:-1]):
+        if together or not place:
+            _keep_with_next(element)
+    yield from elements
+
+
+def _runs(blocks: Sequence[Line | Table], start: str) -> Iterator[list[Any]]:
+    """The blocks of a stem, its first line behind `start`; options that follow each other are set in columns."""
+    first = blocks[0]
+    if isinstance(first, Line):
+        yield [_paragraph("题目", [start, *first.pieces])]
+        blocks = blocks[1:]
+    else:
+        yield [_paragraph("题目", [start])]
+    for are_options, run in groupby(blocks, key=lambda block: isinstance(block, Line) and block.is_option):
+        if are_options:
+            yield list(_options([block.pieces for block in run if isinstance(block, Line)]))
+        else:
+            yield [element for block in run for element in _block(block)]
+
+
+def _options(options: Sequence[Pieces]) -> Iterator[Any]:
+    widest = max(_width(pieces) for pieces in options)
+    across = next(number for number, most in _OPTIONS.items() if most is None or widest <= most)
+    for begin in range(0, len(options), across):
+        pieces: Pieces = []
+        for place, option in enumerate(options[begin : begin + across]):
+            pieces += ["\t", *option] if place else option
+        yield _paragraph(f"选项{across}", pieces)
+
+
+def _answer(question: Numbered) -> Iterator[Any]:
+    sections = question.item.sections
+    # Without a 题干 all of the text stands above.
+    parts = [sections["参考答案"], sections["解析"]] if sections["题干"] else ["", ""]
+    start = f"{question.number}．\t"
+    for name, text in zip(("【答案】", "【解析】"), parts, strict=True):
+        blocks = list(read_blocks(printable(text), question.latex)) or [Line(["（缺）"], False)]
+        first = blocks[0]
+        style = "题目" if start else "题文"
+        if isinstance(first, Line):
+            yield _paragraph(style, [start, name, *first.pieces])
+            blocks = blocks[1:]
+        else:
+            yield _paragraph(style, [start, name])
+        for block in blocks:
+            yield from _block(block)
+        start = ""
+
+
+def _block(block: Line | Table) -> list[Any]:
+    if isinstance(block, Line):
+        return [_paragraph("题文", block.pieces)]
+    if max(map(len, block.rows)) <= MOST_COLUMNS:
+        return [_table(block.rows), _paragraph("表后", [])]
+    return [_paragraph("题文", [piece for cell in row for piece in (*cell, " | ")][:-1]) for row in block.rows]
+
+
+def _width(pieces: Pieces) -> int:
+    """Printed width of a line, in half-width characters."""
+    return sum(
+        columns(piece) if isinstance(piece, str)
+        else columns(piece.source) if piece.drawn is None
+        else width(piece.drawn)
+        for piece in pieces
+    )  # fmt: skip
+
+
+# --- how Word keeps it ------------------------------------------------------------------------------------------------
+
+
+def _element(name: str, /, *children: Any, **attributes: str | int) -> Any:
+    from docx.oxml import OxmlElement
+    from docx.oxml.ns import qn
+
+    element = OxmlElement(f"w:{name}")
+    for key, value in attributes.items():
+        element.set(qn(f"w:{key}"), str(value))
+    element.extend(children)
+    return element
+
+
+def _paragraph(style: str, pieces: Sequence[str | Formula], *, new_page: bool = False) -> Any:
+    properties = _element("pPr", _element("pStyle", val=style))
+    if new_page:
+        properties.append(_element("pageBreakBefore"))
+    return _element("p", properties, *(_run(piece) if isinstance(piece, str) else _formula(piece) for piece in pieces))
+
+
+def _run(text: str) -> Any:
+    run = _element("r")
+    run.text = text
+    return run
+
+
+def _formula(formula: Formula) -> Any:
+    """A formula; its source where it cannot be drawn."""
+    from docx.oxml import parse_xml
+
+    if formula.drawn is not None:
+        with suppress(ValueError):
+            return parse_xml(ElementTree.tostring(office_math(formula.drawn)))
+    return _run(formula.source)
+
+
+def _keep_with_next(element: Any) -> None:
+    from docx.oxml.ns import qn
+
+    for paragraph in [element] if element.tag == qn("w:p") else element.iter(qn("w:p")):
+        paragraph.pPr.keepNext_val = True
+
+
+def _table(rows: Sequence[Sequence[Pieces]]) -> Any:
+    across = max(map(len, rows))
+    cells = [[*row, *([[]] * (across - len(row)))] for row in rows]
+    # In points, with room on both sides of a text; a table that is wider than the page is made narrower.
+    wide = [max(_width(row[place]) for row in cells) * SIZE / 2 + 14 for place in range(across)]
+    scale = min(1, (LINE - INDENT) / sum(wide))
+    grid = [round(20 * scale * points) for points in wide]
+    return _element(
+        "tbl",
+        _element("tblPr", _element("tblStyle", val="TableGrid"), _element("tblW", w=0, type="auto"), _element("jc", val="center")),
+        _element("tblGrid", *(_element("gridCol", w=twips) for twips in grid)),
+        *(
+            _element(
+                "tr",
+                _element("trPr", _element("cantSplit")),
+                *(
+                    _element("tc", _element("tcPr", _element("tcW", w=twips, type="dxa")), _paragraph("表格", cell))
+                    for twips, cell in zip(grid, row, strict=True)
+                ),
+            )
+            for row in cells
+        ),
+    )  # fmt: skip
+
+
+def _new_document(title: str) -> Any:
+    """An empty A4 document with the styles and the footer of a paper."""
+    import docx
+    from docx.oxml.ns import qn
+    from docx.shared import Cm
+
+    document: Any = docx.Document()
+    section = document.sections[0]
+    section.page_width, section.page_height = Cm(21), Cm(29.7)
+    section.left_margin = section.right_margin = section.top_margin = section.bottom_margin = Cm(2.5)
+    _add_styles(document.styles)
+    language = document.styles.element.find(".//" + qn("w:lang"))
+    language.set(qn("w:eastAsia"), "zh-CN")
+    # Word names every file without it one of an older Word.
+    mode = _element("compatSetting", name="compatibilityMode", uri="http://schemas.microsoft.com/office/word", val=15)
+    document.settings.element.find(qn("w:compat")).append(mode)
+    properties = document.core_properties
+    properties.title, properties.author, properties.comments = title[:255], "", ""
+    properties.created = properties.modified = datetime.now(UTC)
+    footer = section.footer.paragraphs[0]
+    footer.style = document.styles["页码"]
+    for piece in ("第 ", "PAGE", " 页　共 ", "NUMPAGES", " 页"):
+        footer._p.append(_element("fldSimple", _run("1"), instr=piece) if piece.isupper() else _run(piece))
+    return document
+
+
+def _add_styles(styles: Any) -> None:
+    """The styles of the template that are used, as a Chinese paper has them, and its own."""
+    from docx.enum.style import WD_STYLE_TYPE
+    from docx.enum.text import WD_ALIGN_PARAGRAPH
+    from docx.oxml.ns import qn
+    from docx.shared import Pt
+
+    def style(name: str, size: float = SIZE, font: str = "宋体", indent: float = 0, hanging: float = 0) -> Any:
+        found = styles[name] if name in styles else styles.add_style(name, WD_STYLE_TYPE.PARAGRAPH)
+        _set_font(found, size, font)
+        layout = found.paragraph_format
+        layout.left_indent, layout.first_line_indent = Pt(indent), Pt(-hanging)
+        layout.space_before = layout.space_after = Pt(0)
+        layout.line_spacing = 1.25
+        return found
+
+    style("Normal")
+    centred = [style("Title", 18, "黑体"), style("卷头"), style("表格"), style("页码", 9)]
+    for found in centred:
+        found.paragraph_format.alignment = WD_ALIGN_PARAGRAPH.CENTER
+    centred[0].element.pPr.remove(centred[0].element.pPr.find(qn("w:pBdr")))
+    headings = [style("Heading 1", 15, "黑体"), style("Heading 2", 12, "黑体"), style("学科", 12, "黑体")]
+    for found in [*headings, centred[0]]:
+        found.paragraph_format.space_before = found.paragraph_format.space_after = Pt(6)
+        found.paragraph_format.keep_with_next = True
+    headings[0].paragraph_format.alignment = WD_ALIGN_PARAGRAPH.CENTER
+    style("题目", indent=INDENT, hanging=INDENT).paragraph_format.space_before = Pt(4)
+    style("题文", indent=INDENT)
+    style("表后", 4).paragraph_format.line_spacing = 1.0
+    for across in _OPTIONS:
+        options = style(f"选项{across}", indent=INDENT + (INDENT if across == 1 else 0), hanging=INDENT * (across == 1))
+        for place in range(1, across):
+            options.paragraph_format.tab_stops.add_tab_stop(Pt(INDENT + place * (LINE - INDENT) / across))
+
+
+def _set_font(style: Any, size: float, name: str) -> None:
+    from docx.oxml.ns import qn
+    from docx.shared import Pt, RGBColor
+
+    font = style.font
+    font.name, font.size, font.bold, font.color.rgb = "Times New Roman", Pt(size), False, RGBColor(0, 0, 0)
+    fonts = style.element.rPr.rFonts
+    for key in [key for key in fonts.attrib if key.endswith("Theme")]:
+        del fonts.attrib[key]
+    fonts.set(qn("w:eastAsia"), name)
