@@ -26,6 +26,9 @@ _ACCENTS = {
 }
 _BARS = "¯―_\u0332\u203e"
 _BRACES = "⏞⏟"
+# What stands between two operands; the first few may also stand before one.
+_SIGNS = "+−±∓"
+_OPERATORS = _SIGNS + "-×÷·∗=<>≤≥⩽⩾≠≈≡∼≅∈∉⊂⊆⊊∪∩→←⇒⇔⇌↔⊥∥∣∧∨∘"
 _BRACKETS = tuple("()[]{}|")
 _SLASH = "\u29f8"
 _SCRIPTS = {"msub": ("sSub", "e", "sub"), "msup": ("sSup", "e", "sup"), "msubsup": ("sSubSup", "e", "sub", "sup")}
@@ -45,7 +48,7 @@ def office_math(math: Element) -> Element:
     """
     if _depth(math) > DEEPEST:
         raise ValueError("nested too deeply")
-    return _with(_new("oMath"), _row(math))
+    return _with(_new("oMath"), _ends(_row(math)))
 
 
 def width(math: Element) -> int:
@@ -84,8 +87,28 @@ def _structure(name: str, parts: Sequence[tuple[str, Sequence[Element]]], *prope
     if properties:
         structure.append(_with(_new(f"{name}Pr"), properties))
     for part, content in parts:
-        structure.append(_with(_new(part), content or [_run(NOTHING)]))
+        structure.append(_with(_new(part), _ends(content)))
     return [structure]
+
+
+def _ends(content: Sequence[Element]) -> list[Element]:
+    """What stands in one part, which is never empty; an operator at its end is a text, as in Fe with 2+.
+
+    LibreOffice draws no operator without what it works on, and nothing that stands behind it.
+    """
+    content = list(content) or [_run(NOTHING)]
+    last, first = _letters_of(content[-1]), _letters_of(content[0])
+    if last and last[-1] in _OPERATORS:
+        content[-1:] = [*([_run(last[:-1])] if last[:-1] else []), _run(last[-1], "nor")]
+    elif first and first[0] in _OPERATORS and first[0] not in _SIGNS:
+        content[:1] = [_run(first[0], "nor"), *([_run(first[1:])] if first[1:] else [])]
+    return content
+
+
+def _letters_of(element: Element) -> str:
+    """The letters of an upright run; empty for all else."""
+    is_upright = element.tag == OMML + "r" and _style(element)[1] == "p"
+    return (element[1].text or "") if is_upright else ""
 
 
 def _run(text: str, style: str = "p") -> Element:
@@ -292,5 +315,5 @@ def _matrix(table: Element) -> Element:
     matrix = _with(_new("m"), [_with(_new("mPr"), [_with(_new("mcs"), columns)])])
     for row in table:
         parts = [_row(cell) for cell in row] + [[]] * (wide - len(row))
-        matrix.append(_with(_new("mr"), [_with(_new("e"), part or [_run(NOTHING)]) for part in parts]))
+        matrix.append(_with(_new("mr"), [_with(_new("e"), _ends(part)) for part in parts]))
     return matrix

@@ -88,7 +88,7 @@ def test_each_structure_has_its_own_in_word(latex: str, word: str) -> None:
         ("x", ["i"]),
         (r"\mathrm{m}", [None]),
         (r"\sin x", ["p", "i"]),
-        (r"2=", ["p"]),
+        (r"2=3", ["p"]),
         (r"\mathbf{R}", ["b"]),
         (r"\boldsymbol{a}", ["bi"]),
         (r"\text{温度}", [None]),
@@ -99,6 +99,15 @@ def test_letters_stand_upright_slanted_or_bold_as_latex_has_them(latex: str, sty
     runs = [run for run in office_math(math(latex)).iter(f"{OMML}rPr")]
     assert [properties[0].get(f"{OMML}val") for properties in runs] == styles
     assert all((properties[0].tag == f"{OMML}nor") == (style is None) for properties, style in zip(runs, styles, strict=True))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("latex", "texts"),
+    [(r"x^{2+}", ["+"]), ("x^+", ["+"]), ("|x|=", ["="]), ("=x", ["="]), ("=", ["="]), ("-x", []), ("a=b", []), (r"60^\circ", ["∘"])],
+)  # fmt: skip
+def test_an_operator_without_its_operand_is_a_text(latex: str, texts: list[str]) -> None:
+    runs = office_math(math(latex)).iter(f"{OMML}r")
+    assert [run.findtext(f"{OMML}t") for run in runs if run.find(f"{OMML}rPr/{OMML}nor") is not None] == texts
 
 
 def test_no_part_is_empty() -> None:
