@@ -10,20 +10,25 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
-from xml.etree import ElementTree
 
-from gaokao.blocks import Formula, Line, Pieces, Table, read_blocks
+from gaokao.blocks import Line, Pieces, Table, read_blocks
 from gaokao.errors import UserError, faults_text, shown
-from gaokao.omml import office_math, width
 from gaokao.records import SUBJECTS, TYPES
 from gaokao.results import Generated
 from gaokao.runs import write_bytes
-from gaokao.text import columns
+from gaokao.word import (
+    MOST_COLUMNS,
+    OPTIONS,
+    keep_with_next,
+    line_width,
+    new_document,
+    paragraph,
+    printable,
+    table,
+)
 
 # Points of a question whose 题干 states none; most papers of the national exam since 2020 give about as many.
 POINTS = {"单选题": 3, "多选题": 4, "填空题": 5, "主观题": 12}
@@ -37,13 +42,6 @@ _ASKS = {
 _STATED = re.compile(
     r"[（(]\s*(?:本[大小]?题)?\s*(?:满分|共|总计)?\s*(?:每[空小问题]+\s*\d+\s*分\s*[,，;；]\s*共)?\s*(\d{1,2})\s*分\s*[)）]"
 )
-_NO_XML = re.compile(r"[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-# A line holds 43 Han characters; what is within it is measured in halves of one, and tab stops in points.
-SIZE, INDENT, LINE = 10.5, 27, 453
-# So many options stand on a line where each of them is at most so wide.
-_OPTIONS = {4: 19, 2: 39, 1: None}
-# Word has no table with more.
-MOST_COLUMNS = 63
 
 
 class Numbered(NamedTuple):
@@ -169,11 +167,6 @@ def stated_points(question: str) -> int:
     return sum(points for _, points in found)
 
 
-def printable(text: str) -> str:
-    """The text without what no XML file can hold: halves of surrogate pairs and control characters."""
-    return _NO_XML.sub("\ufffd", text.replace("\r\n", "\n").replace("\x00", ""))
-
-
 def write_paper(path: Path, items: Sequence[Generated], title: str | None = None) -> str:
     """Write the paper, whole or not at all.
 
@@ -189,7 +182,7 @@ def write_paper(path: Path, items: Sequence[Generated], title: str | None = None
         OSError: it cannot be written.
     """
     groups, title = paper_groups(items), printable(title or "").strip() or TITLE
-    document = _new_document(title)
+    document = new_document(title)
     body = document.element.body
     # It ends every Word file.
     section = body[-1]
@@ -213,12 +206,12 @@ def _content(title: str, groups: Sequence[Group]) -> Iterator[Any]:
     subjects = [*dict.fromkeys(group.subject for group in groups)]
     questions = [question for group in groups for question in group.questions]
     points = sum(question.points for question in questions)
-    yield _paragraph("Title", [title])
-    yield _paragraph("卷头", [f"{'、'.join(subjects)}　　共 {len(questions)} 题　　满分 {points} 分"])
+    yield paragraph("Title", [title])
+    yield paragraph("卷头", [f"{'、'.join(subjects)}　　共 {len(questions)} 题　　满分 {points} 分"])
     for heading, question in _in_order(groups, len(subjects) > 1, "Heading1"):
         yield from heading
         yield from _question(question)
-    yield _paragraph("Heading1", ["参考答案与解析"], new_page=True)
+    yield paragraph("Heading1", ["参考答案与解析"], new_page=True)
     for heading, question in _in_order(groups, len(subjects) > 1, "学科"):
         yield from heading
         yield from _answer(question)
@@ -228,8 +221,8 @@ def _in_order(groups: Sequence[Group], by_subject: bool, style: str) -> Iterator
     """Every question, with the headings above it."""
     before = ""
     for group in groups:
-        heading = [_paragraph(style, [group.subject])] if by_subject and group.subject != before else []
-        heading.append(_paragraph("Heading2", [group.heading]))
+        heading = [paragraph(style, [group.subject])] if by_subject and group.subject != before else []
+        heading.append(paragraph("Heading2", [group.heading]))
         before = group.subject
         for question in group.questions:
             yield heading, question
@@ -246,7 +239,7 @@ def _question(question: Numbered) -> Iterator[Any]:
     elements = [element for run in _runs(blocks, start) for element in run]
     for place, element in enumerate(elements[:-1]):
         if together or not place:
-            _keep_with_next(element)
+            keep_with_next(element)
     yield from elements
 
 
@@ -254,10 +247,10 @@ def _runs(blocks: Sequence[Line | Table], start: str) -> Iterator[list[Any]]:
     """The blocks of a stem, its first line behind `start`; options that follow each other are set in columns."""
     first = blocks[0]
     if isinstance(first, Line):
-        yield [_paragraph("题目", [start, *first.pieces])]
+        yield [paragraph("题目", [start, *first.pieces])]
         blocks = blocks[1:]
     else:
-        yield [_paragraph("题目", [start])]
+        yield [paragraph("题目", [start])]
     for are_options, run in groupby(blocks, key=lambda block: isinstance(block, Line) and block.is_option):
         if are_options:
             yield list(_options([block.pieces for block in run if isinstance(block, Line)]))
@@ -266,13 +259,13 @@ def _runs(blocks: Sequence[Line | Table], start: str) -> Iterator[list[Any]]:
 
 
 def _options(options: Sequence[Pieces]) -> Iterator[Any]:
-    widest = max(_width(pieces) for pieces in options)
-    across = next(number for number, most in _OPTIONS.items() if most is None or widest <= most)
+    widest = max(line_width(pieces) for pieces in options)
+    across = next(number for number, most in OPTIONS.items() if most is None or widest <= most)
     for begin in range(0, len(options), across):
         pieces: Pieces = []
         for place, option in enumerate(options[begin : begin + across]):
             pieces += ["\t", *option] if place else option
-        yield _paragraph(f"选项{across}", pieces)
+        yield paragraph(f"选项{across}", pieces)
 
 
 def _answer(question: Numbered) -> Iterator[Any]:
@@ -285,10 +278,10 @@ def _answer(question: Numbered) -> Iterator[Any]:
         first = blocks[0]
         style = "题目" if start else "题文"
         if isinstance(first, Line):
-            yield _paragraph(style, [start, name, *first.pieces])
+            yield paragraph(style, [start, name, *first.pieces])
             blocks = blocks[1:]
         else:
-            yield _paragraph(style, [start, name])
+            yield paragraph(style, [start, name])
         for block in blocks:
             yield from _block(block)
         start = ""
@@ -296,159 +289,7 @@ def _answer(question: Numbered) -> Iterator[Any]:
 
 def _block(block: Line | Table) -> list[Any]:
     if isinstance(block, Line):
-        return [_paragraph("题文", block.pieces)]
+        return [paragraph("题文", block.pieces)]
     if max(map(len, block.rows)) <= MOST_COLUMNS:
-        return [_table(block.rows), _paragraph("表后", [])]
-    return [_paragraph("题文", [piece for cell in row for piece in (*cell, " | ")][:-1]) for row in block.rows]
-
-
-def _width(pieces: Pieces) -> int:
-    """Printed width of a line, in half-width characters."""
-    return sum(
-        columns(piece) if isinstance(piece, str)
-        else columns(piece.source) if piece.drawn is None
-        else width(piece.drawn)
-        for piece in pieces
-    )  # fmt: skip
-
-
-# --- how Word keeps it ------------------------------------------------------------------------------------------------
-
-
-def _element(name: str, /, *children: Any, **attributes: str | int) -> Any:
-    from docx.oxml import OxmlElement
-    from docx.oxml.ns import qn
-
-    element = OxmlElement(f"w:{name}")
-    for key, value in attributes.items():
-        element.set(qn(f"w:{key}"), str(value))
-    element.extend(children)
-    return element
-
-
-def _paragraph(style: str, pieces: Sequence[str | Formula], *, new_page: bool = False) -> Any:
-    properties = _element("pPr", _element("pStyle", val=style))
-    if new_page:
-        properties.append(_element("pageBreakBefore"))
-    return _element("p", properties, *(_run(piece) if isinstance(piece, str) else _formula(piece) for piece in pieces))
-
-
-def _run(text: str) -> Any:
-    run = _element("r")
-    run.text = text
-    return run
-
-
-def _formula(formula: Formula) -> Any:
-    """A formula; its source where it cannot be drawn."""
-    from docx.oxml import parse_xml
-
-    if formula.drawn is not None:
-        with suppress(ValueError):
-            return parse_xml(ElementTree.tostring(office_math(formula.drawn)))
-    return _run(formula.source)
-
-
-def _keep_with_next(element: Any) -> None:
-    from docx.oxml.ns import qn
-
-    for paragraph in [element] if element.tag == qn("w:p") else element.iter(qn("w:p")):
-        paragraph.pPr.keepNext_val = True
-
-
-def _table(rows: Sequence[Sequence[Pieces]]) -> Any:
-    across = max(map(len, rows))
-    cells = [[*row, *([[]] * (across - len(row)))] for row in rows]
-    # In points, with room on both sides of a text; a table that is wider than the page is made narrower.
-    wide = [max(_width(row[place]) for row in cells) * SIZE / 2 + 14 for place in range(across)]
-    scale = min(1, (LINE - INDENT) / sum(wide))
-    grid = [round(20 * scale * points) for points in wide]
-    return _element(
-        "tbl",
-        _element("tblPr", _element("tblStyle", val="TableGrid"), _element("tblW", w=0, type="auto"), _element("jc", val="center")),
-        _element("tblGrid", *(_element("gridCol", w=twips) for twips in grid)),
-        *(
-            _element(
-                "tr",
-                _element("trPr", _element("cantSplit")),
-                *(
-                    _element("tc", _element("tcPr", _element("tcW", w=twips, type="dxa")), _paragraph("表格", cell))
-                    for twips, cell in zip(grid, row, strict=True)
-                ),
-            )
-            for row in cells
-        ),
-    )  # fmt: skip
-
-
-def _new_document(title: str) -> Any:
-    """An empty A4 document with the styles and the footer of a paper."""
-    import docx
-    from docx.oxml.ns import qn
-    from docx.shared import Cm
-
-    document: Any = docx.Document()
-    section = document.sections[0]
-    section.page_width, section.page_height = Cm(21), Cm(29.7)
-    section.left_margin = section.right_margin = section.top_margin = section.bottom_margin = Cm(2.5)
-    _add_styles(document.styles)
-    language = document.styles.element.find(".//" + qn("w:lang"))
-    language.set(qn("w:eastAsia"), "zh-CN")
-    # Word names every file without it one of an older Word.
-    mode = _element("compatSetting", name="compatibilityMode", uri="http://schemas.microsoft.com/office/word", val=15)
-    document.settings.element.find(qn("w:compat")).append(mode)
-    properties = document.core_properties
-    properties.title, properties.author, properties.comments = title[:255], "", ""
-    properties.created = properties.modified = datetime.now(UTC)
-    footer = section.footer.paragraphs[0]
-    footer.style = document.styles["页码"]
-    for piece in ("第 ", "PAGE", " 页　共 ", "NUMPAGES", " 页"):
-        footer._p.append(_element("fldSimple", _run("1"), instr=piece) if piece.isupper() else _run(piece))
-    return document
-
-
-def _add_styles(styles: Any) -> None:
-    """The styles of the template that are used, as a Chinese paper has them, and its own."""
-    from docx.enum.style import WD_STYLE_TYPE
-    from docx.enum.text import WD_ALIGN_PARAGRAPH
-    from docx.oxml.ns import qn
-    from docx.shared import Pt
-
-    def style(name: str, size: float = SIZE, font: str = "宋体", indent: float = 0, hanging: float = 0) -> Any:
-        found = styles[name] if name in styles else styles.add_style(name, WD_STYLE_TYPE.PARAGRAPH)
-        _set_font(found, size, font)
-        layout = found.paragraph_format
-        layout.left_indent, layout.first_line_indent = Pt(indent), Pt(-hanging)
-        layout.space_before = layout.space_after = Pt(0)
-        layout.line_spacing = 1.25
-        return found
-
-    style("Normal")
-    centred = [style("Title", 18, "黑体"), style("卷头"), style("表格"), style("页码", 9)]
-    for found in centred:
-        found.paragraph_format.alignment = WD_ALIGN_PARAGRAPH.CENTER
-    centred[0].element.pPr.remove(centred[0].element.pPr.find(qn("w:pBdr")))
-    headings = [style("Heading 1", 15, "黑体"), style("Heading 2", 12, "黑体"), style("学科", 12, "黑体")]
-    for found in [*headings, centred[0]]:
-        found.paragraph_format.space_before = found.paragraph_format.space_after = Pt(6)
-        found.paragraph_format.keep_with_next = True
-    headings[0].paragraph_format.alignment = WD_ALIGN_PARAGRAPH.CENTER
-    style("题目", indent=INDENT, hanging=INDENT).paragraph_format.space_before = Pt(4)
-    style("题文", indent=INDENT)
-    style("表后", 4).paragraph_format.line_spacing = 1.0
-    for across in _OPTIONS:
-        options = style(f"选项{across}", indent=INDENT + (INDENT if across == 1 else 0), hanging=INDENT * (across == 1))
-        for place in range(1, across):
-            options.paragraph_format.tab_stops.add_tab_stop(Pt(INDENT + place * (LINE - INDENT) / across))
-
-
-def _set_font(style: Any, size: float, name: str) -> None:
-    from docx.oxml.ns import qn
-    from docx.shared import Pt, RGBColor
-
-    font = style.font
-    font.name, font.size, font.bold, font.color.rgb = "Times New Roman", Pt(size), False, RGBColor(0, 0, 0)
-    fonts = style.element.rPr.rFonts
-    for key in [key for key in fonts.attrib if key.endswith("Theme")]:
-        del fonts.attrib[key]
-    fonts.set(qn("w:eastAsia"), name)
+        return [table(block.rows), paragraph("表后", [])]
+    return [paragraph("题文", [piece for cell in row for piece in (*cell, " | ")][:-1]) for row in block.rows]
