@@ -202,6 +202,11 @@ def test_what_no_file_can_hold_is_left_out_and_the_rest_is_there(tmp_path: Path)
     assert any(one.startswith("1．\t甲\ufffd乙\ufffd") and "<w:p>&amp;" in one for one in lines(document))
 
 
+def test_lines_end_as_they_do_on_windows_too(tmp_path: Path) -> None:
+    shown = lines(paper(tmp_path, [item("题干：甲\r\n乙\r\n参考答案：丙\r\n解析：丁", type="主观题")]))
+    assert shown[3:5] == [f"1．\t（{POINTS['主观题']} 分）甲", "乙"]
+
+
 def test_a_very_long_answer_is_there_to_its_end(tmp_path: Path) -> None:
     for long in ("很长" * 100_000, "长\n" * 100_000, "$x$长" * 5_000, "| a " * 500 + "\n|---|\n" + "| b " * 500):
         document = paper(tmp_path, [item(f"题干：甲\n参考答案：{long}完\n解析：略")])
