@@ -28,7 +28,7 @@ _BARS = "¯―_\u0332\u203e"
 _BRACES = "⏞⏟"
 # What stands between two operands; the first few may also stand before one.
 _SIGNS = "+−±∓"
-_OPERATORS = _SIGNS + "-×÷·∗=<>≤≥⩽⩾≠≈≡∼≅∈∉⊂⊆⊊∪∩→←⇒⇔⇌↔⊥∥∣∧∨∘"
+_OPERATORS = _SIGNS + "-×÷·∗/=<>≤≥⩽⩾≠≈≡∼≅∈∉⊂⊆⊊∪∩→←⇒⇔⇌↔⊥∥∣∧∨∘"
 _BRACKETS = tuple("()[]{}|")
 _SLASH = "\u29f8"
 _SCRIPTS = {"msub": ("sSub", "e", "sub"), "msup": ("sSup", "e", "sup"), "msubsup": ("sSubSup", "e", "sub", "sup")}
