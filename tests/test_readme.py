@@ -55,7 +55,6 @@ TITLES = {
     "Times": "用时",
     "The tiny model": "小模型",
     "Made from its passages": "由材料而来",
-    "A real Qwen2.5, small": "真正的 Qwen2.5，小尺寸",
     "The prompt": "提示词",
     "Hostile input and killed runs": "恶意输入与被杀死的运行",
     "Problems": "常见问题",
