@@ -21,8 +21,9 @@ from gaokao.figures import attempts_table, summary_text, usable_table, variety
 from gaokao.grounding import grounding
 from gaokao.metrics import CHANCE_ROUNDS, rate, rounded, score_parts, share, similarity
 from gaokao.paper import add_paper_options, paper_questions, write_paper
+from gaokao.pictures import draw_usable
 from gaokao.report import write_report
-from gaokao.results import ALL_CHECKS, Generated, read_results, report_file, scores_file
+from gaokao.results import ALL_CHECKS, Generated, picture_file, read_results, report_file, scores_file
 from gaokao.runs import write_json
 from gaokao.settings import load_config
 
@@ -98,21 +99,24 @@ def main(argv: list[str]) -> None:
     summary = summarize(items, settings.chance_rounds, settings.seed)
     print(summary_text(summary))
     sentences: list[str] = []
+    drawn = [(results, items)]
     if found is not None:
+        drawn = [(file, those) for file, those in zip((results, against), zip(*found.pairs, strict=True), strict=True)]
         figures = compare(found.pairs, settings.seed)
         summary["against"] = {"file": str(against), "figures": [figure.to_dict() for figure in figures]}
         sentences = comparison_text(found, figures, settings.language).split("\n")
         print("\n".join([f"against   {against}", *sentences]))
-    page = report_file(target)
+    page, picture = report_file(target), picture_file(target)
     try:
         write_json(target, summary)
+        draw_usable(drawn, picture)
         write_report(page, items, summary, sentences)
         paper = write_paper(actions.paper, asked, actions.title) if asked else ""
     except OSError as error:
         raise UserError(
             f"{error.filename or target}: cannot be written ({error.strerror}); copy the results to a folder of yours"
         ) from None
-    print(f"files     {target}, {page}")
+    print(f"files     {target}, {picture}, {page}")
     if paper:
         print(paper)
 

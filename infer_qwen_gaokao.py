@@ -20,9 +20,10 @@ from gaokao.console import closing_line, quiet_libraries, sample_text
 from gaokao.errors import run_script
 from gaokao.figures import summary_text
 from gaokao.gate import Gate, load_training_questions
+from gaokao.pictures import draw_usable
 from gaokao.records import Record, load_records
 from gaokao.report import write_report
-from gaokao.results import REPORT, SCORES, Generated, read_results
+from gaokao.results import PICTURE, REPORT, SCORES, Generated, read_results
 from gaokao.settings import Resolved, load_config, require_device
 
 
@@ -118,11 +119,12 @@ def report(resolved: Resolved, items: list[Generated], folder: Path) -> None:
     settings = resolved.config.evaluate
     summary = summarize(items, settings.chance_rounds, settings.seed)
     runs.write_json(folder / SCORES, summary)
+    draw_usable([(folder / writing.QUESTIONS, items)], folder / PICTURE)
     write_report(folder / REPORT, items, summary)
     for item in items[: settings.samples]:
         print(sample_text(item))
     print(summary_text(summary))
-    print(f"files     {folder / writing.QUESTIONS}, {folder / SCORES}, {folder / REPORT}")
+    print(f"files     {', '.join(str(folder / name) for name in (writing.QUESTIONS, SCORES, PICTURE, REPORT))}")
     if resolved.config.generate.engine != OPENAI and (note := closing_line(resolved)):
         print(note)
 

@@ -136,9 +136,9 @@ def build(resolved: Resolved, base: Any, material: Any, processes: int) -> tuple
 
 def finish(run: Path, state: Any, span: Any, record: dict[str, Any]) -> None:
     """Loss curve and run record; the record says `finished` only once everything else is written."""
-    from gaokao import training
+    from gaokao import pictures, training
 
-    training.plot_loss(state.log_history, run / "loss.png")
+    pictures.draw_losses(state.log_history, run / "loss.png")
     metrics = training.final_metrics(state, span)
     runs.write_json(run / runs.RUN_RECORD, record | {"status": "finished", "metrics": metrics})
     print(f"result    {training.metrics_text(metrics)}; {span.seconds:.0f} s for {span.steps} steps")

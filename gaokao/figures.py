@@ -31,6 +31,11 @@ def usable_table(items: Sequence[Generated]) -> dict[str, Any]:
     return {**rows, "too_few": {name: len(those) for name, those in found.items() if len(those) < LEAST_ITEMS}}
 
 
+def too_few(table: Mapping[str, Any]) -> dict[str, int]:
+    """Subject or type -> its items, of what `usable_table` gives no rate of."""
+    return {name: count for name, count in table["too_few"].items() if " " not in name}
+
+
 def variety(items: Sequence[Generated]) -> dict[str, Any]:
     """How varied the questions are: distinct-2 and distinct-4, near-duplicates, and how the keys are spread.
 
@@ -94,6 +99,8 @@ def summary_text(summary: Mapping[str, Any]) -> str:
             f"{row['drafts']} drafts"
         )
     lines += [f"          {line}" for line in _extremes(summary["usable_by"])]
+    if few := too_few(summary["usable_by"]):
+        lines.append(f"          fewer than {LEAST_ITEMS} items: " + ", ".join(f"{name} {few[name]}" for name in few))
     lines.append(f"checks    {_worst_checks(summary['checks'])}")
     lines.append(f"variety   {_variety_text(summary['variety'])}")
     lines += [f"grounding {line}" for line in screen(summary["grounding"])]

@@ -14,7 +14,7 @@ from gaokao.prompts import Question, parse, render
 from gaokao.records import OUTSIDE, SECTIONS, TEXTBOOK, Record, join_answers, parse_record
 from gaokao.sources import Raw, read_raw
 
-SCORES, REPORT = "scores.json", "report.html"
+SCORES, REPORT, PICTURE = "scores.json", "report.html", "usable.png"
 # What the gate of generation adds to the checks of one question.
 REPEATS, OFF_PASSAGES = "repeats", "off passages"
 # Every check of a generated question, in the order of `Generated.results`: its name, and whether it is hard.
@@ -253,6 +253,11 @@ def scores_file(results: Path) -> Path:
 def report_file(scores: Path) -> Path:
     """Where the page of a results file goes, beside its scores."""
     return scores.with_name(scores.name.removesuffix(SCORES) + REPORT)
+
+
+def picture_file(scores: Path) -> Path:
+    """Where the picture of a results file goes, beside its scores."""
+    return scores.with_name(scores.name.removesuffix(SCORES) + PICTURE)
 
 
 def _holds_scores(path: Path) -> bool:

@@ -1,7 +1,6 @@
-"""Fine-tuning: what is trained on, the trainer and its callbacks, whole checkpoints, the loss curve."""
+"""Fine-tuning: what is trained on, the trainer and its callbacks, whole checkpoints, the figures of a run."""
 
 import math
-import os
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from trl import SFTConfig, SFTTrainer
 
 from gaokao.callbacks import OnValidation, Progress, SaveInTime, SpanStart, StopOnNan
 from gaokao.errors import UserError
+from gaokao.pictures import curve
 from gaokao.prompts import Example, format_chat
 from gaokao.records import Record
 from gaokao.resume import step_of
@@ -346,7 +346,7 @@ def final_metrics(state: TrainerState, span: Span) -> dict[str, float]:
         state: of the Trainer, which a resumed run takes up from its checkpoint.
         span: what was done since the last start.
     """
-    train, validation = curves(state.log_history)
+    train, validation = (curve(state.log_history, key) for key in ("loss", "eval_loss"))
     metrics: dict[str, float] = {"tokens_seen": state.num_input_tokens_seen}
     if train:
         metrics |= {"train_loss_first": train[0][1], "train_loss_last": train[-1][1]}
@@ -383,38 +383,3 @@ def count_tokens(dataset: datasets.Dataset) -> dict[str, int]:
         "tokens": sum(len(row) for row in labels),
         "completion_tokens": sum(sum(label != -100 for label in row) for row in labels),
     }
-
-
-def curves(history: Sequence[dict[str, Any]]) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
-    """(step, loss) of training and validation from the Trainer's log history."""
-    train = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
-    validation = [(entry["step"], entry["eval_loss"]) for entry in history if "eval_loss" in entry]
-    return train, validation
-
-
-def plot_loss(history: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw both loss curves to a PNG, whole or not at all."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    train, validation = curves(history)
-    figure, axes = plt.subplots(figsize=(7, 4), dpi=120)
-    # Single steps jump with the rows that they happen to hold; their running mean shows where the loss goes.
-    steps, losses = zip(*train, strict=True)
-    window = max(1, len(losses) // 20)
-    means = [sum(losses[max(0, end - window) : end]) / min(end, window) for end in range(1, len(losses) + 1)]
-    axes.plot(steps, losses, label="train, each step", color="tab:blue", linewidth=0.8, alpha=0.3)
-    axes.plot(steps, means, label=f"train, mean of {window}", color="tab:blue", linewidth=1.4)
-    if validation:
-        axes.plot(*zip(*validation, strict=True), label="validation", color="tab:orange", marker="o", markersize=4)
-    axes.set(xlabel="optimizer step", ylabel="loss per completion token", title=path.parent.name)
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.tight_layout()
-    part = path.with_name(path.name + ".part")
-    figure.savefig(part, format="png")
-    plt.close(figure)
-    os.replace(part, path)

@@ -96,7 +96,7 @@ def test_a_full_disk_names_the_file_keeps_the_old_one_and_leaves_no_half(
         path.touch()
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left on device") as caught:
         runs.write_json(file, {"a": 2})
     assert caught.value.filename == str(file)
