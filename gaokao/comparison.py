@@ -2,7 +2,9 @@
 
 Only records that both have, asked for in the same way, are compared, each with itself. Rates: exact McNemar test
 (McNemar 1947) and Newcombe's interval for paired proportions (Newcombe 1998, method 10). Means: bootstrap over records
-and a sign-flip test. The p-values of all figures of a comparison are corrected together (Holm 1979).
+and a sign-flip test. Where records share a passage, they go well or badly together: all figures then have a bootstrap
+over the groups that share one and a test that flips the signs of whole groups, which for groups of one record is
+McNemar's. The p-values of all figures of a comparison are corrected together (Holm 1979).
 """
 
 import math
@@ -13,7 +15,7 @@ from typing import Any, NamedTuple
 from gaokao.checks import CHECKS, Outcome
 from gaokao.errors import UserError
 from gaokao.grounding import grounded
-from gaokao.metrics import bootstrap_interval, item_similarity
+from gaokao.metrics import bootstrap_interval, group_sums, item_similarity, passage_groups, standard_error
 from gaokao.records import PASSAGES
 from gaokao.results import ALL_CHECKS, OFF_PASSAGES, REPEATS, Generated
 
@@ -99,38 +101,47 @@ class Figure(NamedTuple):
 def compare(pairs: Sequence[tuple[Generated, Generated]], seed: int = 0) -> list[Figure]:
     """All figures that both files have, the usable rate first, with corrected p-values."""
     flags = {name: those for name, those in _flags(pairs).items() if those[0]}
-    scored = [(a, b) for a, b in pairs if a.reference and b.reference]
+    groups = passage_groups([first.record for first, _ in pairs])
+    scored = [place for place, (a, b) in enumerate(pairs) if a.reference and b.reference]
     # What one figure among so many has to reach.
     z = NormalDist().inv_cdf(1 - LEVEL / (len(flags) + (len(scored) > 1)) / 2)
-    figures = [_rate(name, *those, z) for name, those in flags.items()]
+    figures = [
+        _figure(name, ours, theirs, [groups[place] for place in places], seed, z, rates=True)
+        for name, (places, ours, theirs) in flags.items()
+    ]
     if len(scored) > 1:
-        ours, theirs = ([item_similarity(pair[side]) for pair in scored] for side in (0, 1))
-        figures.append(_mean("similarity", ours, theirs, seed, z))
+        ours, theirs = ([item_similarity(pairs[place][side]) for place in scored] for side in (0, 1))
+        figures.append(_figure("similarity", ours, theirs, [groups[place] for place in scored], seed, z, rates=False))
     return [
         figure._replace(p_holm=p) for figure, p in zip(figures, holm([figure.p for figure in figures]), strict=True)
     ]
 
 
-def _flags(pairs: Sequence[tuple[Generated, Generated]]) -> dict[str, tuple[list[bool], list[bool]]]:
-    """Name -> what holds of each first and of each second question, where both can be judged."""
+Flags = tuple[list[int], list[bool], list[bool]]
+
+
+def _flags(pairs: Sequence[tuple[Generated, Generated]]) -> dict[str, Flags]:
+    """Name -> the pairs of which both questions can be judged, and what holds of each first and second of them."""
     rates: dict[str, Callable[[Generated], bool | None]] = {
         "usable": lambda item: item.usable,
         "three sections and stopped": lambda item: item.question.complete and item.finish_reason == "stop",
     }
     for column, (name, _) in enumerate(ALL_CHECKS):
         rates[name] = lambda item, column=column: _passed(item.results[column].outcome)  # type: ignore[misc]
-    found: dict[str, tuple[list[bool], list[bool]]] = {}
+    found: dict[str, Flags] = {}
     for name, judge in rates.items():
         judged = [(judge(a), judge(b)) for a, b in pairs]
-        known = [(a, b) for a, b in judged if a is not None and b is not None]
-        if name in ("usable", "three sections and stopped") or any(a != b for a, b in known):
-            found[name] = ([a for a, _ in known], [b for _, b in known])
+        known = [(place, a, b) for place, (a, b) in enumerate(judged) if a is not None and b is not None]
+        if name in ("usable", "three sections and stopped") or any(a != b for _, a, b in known):
+            found[name] = ([place for place, _, _ in known], [a for _, a, _ in known], [b for _, _, b in known])
     # Both are compared with the same passages: whoever writes fewer questions would have fewer rivals.
-    both = [pair for pair in pairs if pair[0].item.question and pair[1].item.question]
+    both = [place for place, (a, b) in enumerate(pairs) if a.item.question and b.item.question]
     for name in PASSAGES:
-        sides = [grounded([pair[side].item for pair in both], name) for side in (0, 1)]
-        places = sorted(sides[0].keys() & sides[1].keys())
-        found[f"own {name} first"] = ([sides[0][at] for at in places], [sides[1][at] for at in places])
+        sides = [grounded([pairs[place][side].item for place in both], name) for side in (0, 1)]
+        shared = sorted(sides[0].keys() & sides[1].keys())
+        found[f"own {name} first"] = (
+            [both[at] for at in shared], [sides[0][at] for at in shared], [sides[1][at] for at in shared],
+        )  # fmt: skip
     return found
 
 
@@ -138,58 +149,77 @@ def _passed(outcome: Outcome) -> bool | None:
     return None if outcome is Outcome.NOT_APPLICABLE else outcome is Outcome.PASS
 
 
-def _rate(name: str, ours: Sequence[bool], theirs: Sequence[bool], z: float) -> Figure:
+def _figure(
+    name: str,
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    groups: Sequence[int],
+    seed: int,
+    z: float,
+    rates: bool,
+) -> Figure:
+    """One figure of flags (`rates`) or of scores of 0 to 100; see `compare` for `z`."""
+    count = len(ours)
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    sums, _ = group_sums(differences, groups)
+    if rates and len(sums) == count:
+        interval, p = paired_interval(ours, theirs), _mcnemar(differences)
+    else:
+        interval, p = _grouped_interval(ours, theirs, groups, seed, rates), _sign_flip(sums, seed)
+    # As if there were no difference in the mean, and with this one, both of as many independent records.
+    spread_without = math.sqrt(float((sums**2).sum()) / count)
+    spread_with = standard_error(differences, groups) * math.sqrt(count) if len(sums) > 1 else spread_without
+    difference = sum(differences) / count
+    needed = items_needed(difference, spread_without if rates else spread_with, spread_with, z)
+    return Figure(name, count, sum(ours) / count, sum(theirs) / count, interval, p, needed, percent=rates)
+
+
+def _mcnemar(differences: Sequence[float]) -> float:
     from scipy.stats import binomtest
 
-    count = len(ours)
-    gained = sum(a and not b for a, b in zip(ours, theirs, strict=True))
-    lost = sum(b and not a for a, b in zip(ours, theirs, strict=True))
-    p = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
-    difference = (gained - lost) / count
-    return Figure(
-        name,
-        count,
-        sum(ours) / count,
-        sum(theirs) / count,
-        paired_interval(ours, theirs),
-        p,
-        items_needed(
-            difference,
-            math.sqrt((gained + lost) / count),
-            math.sqrt(max(0.0, (gained + lost) / count - difference**2)),
-            z,
-        ),
-    )
+    gained, lost = (sum(difference == sign for difference in differences) for sign in (1, -1))
+    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
-def _mean(name: str, ours: Sequence[float], theirs: Sequence[float], seed: int, z: float) -> Figure:
+def _sign_flip(sums: Any, seed: int) -> float:
+    """P-value of the sums of groups by flipping their signs: exact where there are few, by 10,000 draws otherwise."""
     import numpy as np
     from scipy.stats import permutation_test
 
-    differences = np.array(ours) - np.array(theirs)
-    low, high = bootstrap_interval(differences.tolist(), seed)
-    spread = float(differences.std(ddof=1))
-    if spread == 0:
-        # Every record has the same difference, so that the flips need no drawing.
-        p = 1.0 if not differences.any() else 2.0 ** (1 - len(differences))
-    else:
-        flipped = permutation_test(
-            (differences,),
-            np.mean,
-            permutation_type="samples",
-            n_resamples=RESAMPLES,
-            batch=200,
-            rng=np.random.default_rng(seed),
-        )
-        p = float(flipped.pvalue)
-    needed = items_needed(float(differences.mean()), spread, spread, z)
-    return Figure(
-        name, len(differences), float(np.mean(ours)), float(np.mean(theirs)), (low, high), p, needed, percent=False
+    # A group without a difference has no sign.
+    sums = sums[sums != 0]
+    if not len(sums):
+        return 1.0
+    if (abs(sums) == abs(sums[0])).all():
+        return _mcnemar(np.sign(sums).tolist())
+    found = permutation_test(
+        (sums,),
+        np.sum,
+        permutation_type="samples",
+        n_resamples=RESAMPLES,
+        batch=200,
+        rng=np.random.default_rng(seed),
     )
+    return float(found.pvalue)
 
 
-def paired_interval(ours: Sequence[bool], theirs: Sequence[bool]) -> tuple[float, float]:
-    """95% interval of the difference of two paired proportions (Newcombe 1998, method 10)."""
+def _grouped_interval(
+    ours: Sequence[float], theirs: Sequence[float], groups: Sequence[int], seed: int, rates: bool
+) -> tuple[float, float]:
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    if len(set(groups)) == 1:
+        # One passage says nothing about others.
+        most = 1.0 if rates else 100.0
+        return -most, most
+    if rates and min(differences) == max(differences):
+        # No resample would differ, however few there are: the interval of one record of each group.
+        places = list({group: place for place, group in enumerate(groups)}.values())
+        return paired_interval([ours[place] for place in places], [theirs[place] for place in places])
+    return bootstrap_interval(differences, seed, groups)
+
+
+def paired_interval(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
+    """95% interval of the difference of two paired proportions of flags (Newcombe 1998, method 10)."""
     from scipy.stats import binomtest
 
     count = len(ours)
@@ -246,6 +276,7 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "line": "{name}: {verdict}, {first} against {second} ({items} records, difference {difference}, 95% interval {low} to {high}, p = {p})",
         "needed": "; about {needed} records would show a difference of this size",
         "paired": "{pairs} records are in both and are compared",
+        "groups": "records that share a passage count together: {groups} groups",
         "only_first": "{count} are in the first only ({names})",
         "only_second": "{count} are in the second only ({names})",
         "asked_otherwise": "{count} have the same id but another subject, type or passage ({names})",
@@ -256,6 +287,7 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "line": "{name}：{verdict}，{first} 对 {second}（{items} 条记录，相差 {difference}，95% 区间 {low} 到 {high}，p = {p}）",
         "needed": "；要看出这么大的差别，大约需要 {needed} 条记录",
         "paired": "两边都有的记录 {pairs} 条，逐条比较",
+        "groups": "材料相同的记录合在一起算，共 {groups} 组",
         "only_first": "只在第一个里的 {count} 条（{names}）",
         "only_second": "只在第二个里的 {count} 条（{names}）",
         "asked_otherwise": "编号相同而科目、题型或材料不同的 {count} 条（{names}）",
@@ -283,6 +315,9 @@ def comparison_text(found: Pairing, figures: Sequence[Figure], language: str) ->
     """One plain sentence a figure, and which records were compared."""
     words = WORDS[language]
     parts = [words["paired"].format(pairs=len(found.pairs))]
+    groups = len(set(passage_groups([first.record for first, _ in found.pairs])))
+    if groups < len(found.pairs):
+        parts.append(words["groups"].format(groups=groups))
     for key in ("only_first", "only_second", "asked_otherwise"):
         ids: list[str] = getattr(found, key)
         if ids:

@@ -157,7 +157,7 @@ def _similarity_text(found: Mapping[str, Any]) -> str:
     if found["interval_95"]:
         text += " (95% interval {:.1f} to {:.1f})".format(*found["interval_95"])
     if found["chance_level"] is None:
-        return f"{text}, no chance level (no subject has two references); {sections}"
+        return f"{text}, no chance level (no subject has two references with different passages); {sections}"
     verdict = "above chance" if found["above_chance"] else "no similarity above chance"
     return (
         f"{text}, chance level {found['chance_level']:.1f}: {verdict} (difference {found['difference']:+.1f}, standard "

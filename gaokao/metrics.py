@@ -1,5 +1,6 @@
 """Similarity of generated texts to their references, beside its chance level, and rates with intervals."""
 
+import math
 import random
 import statistics
 from collections import defaultdict
@@ -12,7 +13,7 @@ from rapidfuzz.distance import LCSseq
 
 from gaokao.errors import shown
 from gaokao.prompts import parse
-from gaokao.records import HEADER, SECTIONS, join_answers
+from gaokao.records import HEADER, PASSAGES, SECTIONS, Record, join_answers
 from gaokao.text import CHOICE_TYPES
 
 if TYPE_CHECKING:
@@ -131,9 +132,9 @@ class Similarity:
     rouge_l: float
     chrf: float
     interval_95: tuple[float, float] | None
-    """Of `similarity`, by bootstrap over the records; `None` for one alone, which says nothing about others."""
+    """Of `similarity`, by bootstrap over the records, those that share a passage together; `None` where that is one."""
     chance_level: float | None = None
-    """Mean over the items of the mean over wrong references; `None` where no item has a wrong reference."""
+    """Mean over the items of the mean over wrong references; `None` where no two items of different passages have one."""
     difference: float | None = None
     """Mean over the same items of own reference minus mean over wrong references."""
     standard_error: float | None = None
@@ -161,18 +162,19 @@ def similarity(items: "Sequence[Generated]", rounds: int = CHANCE_ROUNDS, seed: 
 
     own = [compare(item, item) for item in range(len(items))]
     mean = _mean(own)
-    interval = bootstrap_interval([_total(pair) for pair in own], seed) if len(own) > 1 else None
+    groups = passage_groups([item.record for item in items])
+    several = len(set(groups)) > 1
+    interval = bootstrap_interval([_total(pair) for pair in own], seed, groups) if several else None
     found = Similarity(mean.total, mean.sections, mean.rouge_l, mean.chrf, interval)
     wrong: dict[int, list[float]] = defaultdict(list)
     for item, other in wrong_pairs(items, rounds, seed):
         wrong[item].append(_total(compare(item, other)))
-    if not wrong:
+    if len({groups[item] for item in wrong}) < 2:
         return found
     chance = [_average(scores) for scores in wrong.values()]
     differences = [_total(own[item]) - level for item, level in zip(wrong, chance, strict=True)]
     difference = _average(differences)
-    # Whoever has a wrong reference is one to somebody else: there are two items at least.
-    error = statistics.stdev(differences) / len(differences) ** 0.5
+    error = standard_error(differences, [groups[item] for item in wrong])
     return replace(
         found,
         chance_level=_average(chance),
@@ -228,18 +230,76 @@ def rate(flags: Sequence[bool]) -> dict[str, Any]:
     return {"passed": passed, "items": len(flags), "rate": share(flags), "interval_95": bounds}
 
 
-def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """95% interval of the mean of two or more values, by percentile bootstrap (Efron 1979) with 10,000 resamples."""
+def passage_groups(records: Sequence[Record]) -> list[int]:
+    """For each record the number of its group; records that share a 课本内容 or a 课外内容 are in one, also by way of others.
+
+    What is asked of one passage several times goes well or badly together, so that such records say less than as many
+    that are independent: intervals and tests take whole groups.
+    """
+    group = list(range(len(records)))
+
+    def root(place: int) -> int:
+        while group[place] != place:
+            group[place] = place = group[group[place]]
+        return place
+
+    first: dict[tuple[str, str], int] = {}
+    for place, record in enumerate(records):
+        for name in PASSAGES:
+            if passage := "".join(record.passage(name).split()):
+                group[root(place)] = root(first.setdefault((name, passage), place))
+    return [root(place) for place in range(len(records))]
+
+
+def bootstrap_interval(
+    values: Sequence[float], seed: int = 0, groups: Sequence[int] | None = None
+) -> tuple[float, float]:
+    """95% interval of the mean by percentile bootstrap (Efron 1979) with 10,000 resamples.
+
+    Args:
+        values: of two groups or more.
+        seed: of the resamples.
+        groups: the group of each value, see `passage_groups`; whole groups are drawn (Field and Welsh 2007). By default
+            each value is one.
+    """
     if min(values) == max(values):
         # Every resample is the same, and scipy warns of it.
         return values[0], values[0]
     import numpy as np
     from scipy.stats import bootstrap
 
+    sums, counts = group_sums(values, range(len(values)) if groups is None else groups)
+
+    def mean(sums: Any, counts: Any, axis: int = -1) -> Any:
+        return sums.sum(axis=axis) / counts.sum(axis=axis)
+
     found = bootstrap(
-        (values,), np.mean, n_resamples=10_000, batch=200, method="percentile", rng=np.random.default_rng(seed)
+        (sums, counts),
+        mean,
+        n_resamples=10_000,
+        batch=200,
+        method="percentile",
+        paired=True,
+        vectorized=True,
+        rng=np.random.default_rng(seed),
     )
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def standard_error(values: Sequence[float], groups: Sequence[int]) -> float:
+    """Of the mean of values of two groups or more, which are independent of each other; values of a group are not."""
+    sums, counts = group_sums(values, groups)
+    count = len(counts)
+    apart = sums - counts * sums.sum() / len(values)
+    return float(math.sqrt((apart**2).sum() * count / (count - 1)) / len(values))
+
+
+def group_sums(values: Sequence[float], groups: Sequence[int]) -> tuple[Any, Any]:
+    """The sum of the values of each group and their number, two arrays of as many floats as there are groups."""
+    import numpy as np
+
+    places = np.unique(np.asarray(groups), return_inverse=True)[1]
+    return np.bincount(places, weights=np.asarray(values, dtype=float)), np.bincount(places).astype(float)
 
 
 def share(flags: Sequence[bool]) -> float | None:

@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 from gaokao.blocks import NAMESPACE, Formula, Line, Pieces, Table, read_blocks
 from gaokao.checks import SPAN
 from gaokao.comparison import ZH_NAMES
+from gaokao.figures import LEAST_ITEMS, too_few
 from gaokao.records import PASSAGES, SUBJECTS, TYPES
 from gaokao.results import OFF_PASSAGES, REPEATS, Generated
 from gaokao.runs import write_text
@@ -60,6 +61,8 @@ def write_report(
         summary=summary,
         against=against,
         bars=[(name, row) for name in (*SUBJECTS, *TYPES) if (row := summary["usable_by"].get(name))],
+        few=too_few(summary["usable_by"]),
+        least=LEAST_ITEMS,
         failures=[(name, FAILURES[name], count) for name, count in failures.most_common()],
         subjects=[*dict.fromkeys(item.record.subject for item in items)],
         types=[*dict.fromkeys(item.record.type for item in items)],

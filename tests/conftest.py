@@ -137,12 +137,12 @@ TEXT = "题干：下列正确的是\nA．甲\nB．乙\nC．丙\nD．丁\n参考�
 
 
 def entry(text: Any = TEXT, **changes: Any) -> dict[str, Any]:
-    """An entry of a results file."""
+    """An entry of a results file; records of different ids have different passages."""
     return {
         "id": "r0",
         "subject": "生物",
         "type": "单选题",
-        "课本内容": "细胞是生物体结构和功能的基本单位。",
+        "课本内容": f"细胞是生物体结构和功能的基本单位，{changes.get('id', 'r0')}。",
         "课外内容": "",
         "text": text,
         "finish_reason": "stop",

@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 import evaluate
 from gaokao.comparison import compare, comparison_text, holm, items_needed, pair, paired_interval, sentence
 from gaokao.errors import UserError
+from gaokao.metrics import bootstrap_interval, passage_groups
 from gaokao.results import Generated
 
 BAD = TEXT.replace("参考答案：B", "参考答案：乙")
@@ -123,7 +124,7 @@ def test_similarity_is_compared_record_by_record() -> None:
 def test_checks_that_no_pair_differs_in_are_left_out() -> None:
     ours, theirs = results([True] * 4), results([True, True, True, False])
     assert [figure.name for figure in compare(list(zip(ours, theirs, strict=True)))] == [
-        "usable", "three sections and stopped", "key", "similarity"
+        "usable", "three sections and stopped", "key", "own 课本内容 first", "similarity"
     ]  # fmt: skip
 
 
@@ -196,3 +197,71 @@ def test_a_number_that_the_records_exceed_already_is_not_named_as_needed() -> No
 
 def test_more_figures_ask_for_more_records() -> None:
     assert items_needed(0.1, 0.5, 0.49, 1.96) < items_needed(0.1, 0.5, 0.49, 2.8)  # type: ignore[operator]
+
+
+# --- shared passages --------------------------------------------------------------------------------------------------
+
+
+def test_records_that_share_a_passage_are_one_group_also_by_way_of_others() -> None:
+    asked = [("甲", "一"), ("乙", "二"), ("丙", " 一 "), ("甲", "三"), ("", ""), ("", "甲"), ("四", "三")]
+    records = [item(id=f"r{n}", 课本内容=book, 课外内容=news).record for n, (book, news) in enumerate(asked)]
+    groups = passage_groups(records)
+    assert [groups.index(group) for group in groups] == [0, 1, 0, 0, 4, 5, 0]
+
+
+def repeated(flags: list[bool], times: int) -> list[Generated]:
+    """Each flag several times, of one passage."""
+    return [replace_id(one, again) for one in results(flags) for again in range(times)]
+
+
+def replace_id(one: Generated, again: int) -> Generated:
+    return replace(one, record=replace(one.record, id=f"{one.record.id}-{again}"))
+
+
+def test_records_asked_of_one_passage_several_times_say_no_more_than_once() -> None:
+    ours, theirs = table(10, 4, 1, 3)
+    once = compare(list(zip(results(ours), results(theirs), strict=True)))[0]
+    pairs = list(zip(repeated(ours, 5), repeated(theirs, 5), strict=True))
+    five = compare(pairs)[0]
+    assert (five.items, five.p) == (90, pytest.approx(once.p)) and five.difference == pytest.approx(once.difference)
+    assert five.interval_95 == pytest.approx(once.interval_95, abs=0.06)
+    # Five times as many records of as many passages.
+    assert five.needed == pytest.approx(5 * (once.needed or 0), rel=0.1)
+    found = pair([a for a, _ in pairs], [b for _, b in pairs])
+    assert "90 records are in both and are compared; records that share a passage count together: 18 groups" in (
+        comparison_text(found, [], "en")
+    )
+    assert "材料相同的记录合在一起算，共 18 组" in comparison_text(found, [], "zh")
+    assert "groups" not in comparison_text(pair(results(ours), results(theirs)), [], "en")
+
+
+def test_groups_of_several_sizes_are_flipped_whole() -> None:
+    # Sums of the groups +3, +1, -1: of the eight ways to sign them six are as far from 0 as +3.
+    ours, theirs = [True] * 4 + [False], [False] * 4 + [True]
+    passages = ["甲", "甲", "甲", "乙", "丙"]
+    pairs = [
+        (item(TEXT if a else BAD, id=f"r{n}", 课本内容=passage), item(TEXT if b else BAD, id=f"r{n}", 课本内容=passage))
+        for n, (a, b, passage) in enumerate(zip(ours, theirs, passages, strict=True))
+    ]
+    assert compare(pairs)[0].p == pytest.approx(6 / 8)
+
+
+def test_one_passage_says_nothing_about_others_and_a_sure_thing_of_three_is_not_certain() -> None:
+    pairs = list(zip(repeated([True], 9), repeated([False], 9), strict=True))
+    usable, *_, similarity = compare(pairs)
+    assert (usable.interval_95, usable.p, similarity.interval_95) == ((-1, 1), 1, (-100, 100))
+    three = compare(list(zip(repeated([True] * 3, 9), repeated([False] * 3, 9), strict=True)))[0]
+    assert three.interval_95 == paired_interval([True] * 3, [False] * 3) and three.p == pytest.approx(0.25)
+
+
+def test_intervals_over_shared_passages_hold_the_true_difference_as_often_as_they_say() -> None:
+    draw, held, alone = random.Random(3), 0, 0
+    for _ in range(30):
+        # Records of a passage are all alike: 40 passages of five records.
+        gains = draw.choices([1.0, 0.0, -1.0], [3, 6, 1], k=40)
+        differences, groups = [gain for gain in gains for _ in range(5)], [n // 5 for n in range(200)]
+        low, high = bootstrap_interval(differences, 0, groups)
+        held += low <= 0.2 <= high
+        low, high = bootstrap_interval(differences, 0)
+        alone += low <= 0.2 <= high
+    assert alone < 23 < 26 <= held

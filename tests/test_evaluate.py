@@ -197,6 +197,39 @@ def test_bad_options_are_refused(tmp_path: Path, arguments: tuple[str, str]) -> 
     assert not (tmp_path / "scores.json").exists()
 
 
+HARD: dict[str, dict[str, Any]] = {
+    "without passages and reference": {"课本内容": "", "课外内容": "", "reference": None},
+    "an answer of 200,000 characters": {"text": TEXT.replace("乙符合事实", "很长" * 100_000)},
+    "broken formulas": {"text": TEXT.replace("乙符合", r"$\frac{1}{$ 与 $$ \left( $x 乙符合")},
+    "edited by hand": {"usable": "yes", "failed_checks": None, "题干": 5, "prompt_tokens": "many", "taken_over": []},
+    "nothing written": {"text": ""},
+    "cut off": {"text": TEXT[:20], "finish_reason": "length"},
+}
+
+
+@pytest.mark.parametrize("kinds", [*([name] for name in HARD), [*HARD]], ids=[*HARD, "all of them"])
+def test_hard_results_are_scored_compared_drawn_and_shown(tmp_path: Path, kinds: list[str]) -> None:
+    entries = [entry(**({"id": f"r{number}"} | HARD[name])) for number, name in enumerate(kinds)]
+    path = write_results(tmp_path / "questions.jsonl", entries)
+    # A killed run leaves half a line.
+    path.write_text(path.read_text(encoding="utf-8") + '{"id": "r9", "te', encoding="utf-8")
+    evaluate.main([str(path), "--against", str(path)])
+    assert json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))["items"] == len(kinds)
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").count("<article") == len(kinds)
+    assert (tmp_path / "usable.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("name", ["scores.json", "usable.png", "report.html"])
+def test_a_file_that_cannot_be_written_is_named_and_the_results_stay(tmp_path: Path, name: str) -> None:
+    path = write_results(tmp_path / "questions.json", [entry()])
+    before = path.read_bytes()
+    # What nobody can write to, not even root.
+    (tmp_path / f"{name}.part").mkdir()
+    with pytest.raises(UserError, match=rf"{name}: cannot be written .*; copy the results to a folder of yours"):
+        evaluate.main([str(path)])
+    assert path.read_bytes() == before
+
+
 def test_a_fault_ends_the_command_with_code_2_and_no_traceback(tmp_path: Path) -> None:
     done = run_script("evaluate.py", tmp_path / "q.json")
     assert done.returncode == 2

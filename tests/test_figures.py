@@ -58,6 +58,12 @@ def test_the_screen_names_the_lowest_and_the_highest_groups_and_the_keys() -> No
     assert "variety   distinct-2" in text and "keys of 10 items A 0%, B 100%, C 0%, D 0%" in text
 
 
+def test_the_screen_names_groups_of_too_few_items() -> None:
+    items = [item(id=f"r{n}", subject="历史" if n < 5 else "地理") for n in range(7)]
+    assert "\n          fewer than 5 items: 地理 2\n" in summary_text(summarize(items))
+    assert "fewer than" not in summary_text(summarize(items[:5]))
+
+
 def test_the_interval_of_a_mean_is_about_two_standard_errors_wide_and_repeatable() -> None:
     values = [float(number % 10) for number in range(100)]
     low, high = bootstrap_interval(values, 3)
@@ -71,3 +77,9 @@ def test_one_question_has_no_interval() -> None:
     summary = summarize([item()])
     assert summary["similarity"]["interval_95"] is None
     assert "similarity 100.0, no chance level" in summary_text(summary)
+
+
+def test_questions_of_one_passage_only_have_no_interval_and_no_chance_level() -> None:
+    items = [item(id=f"r{n}", 课本内容="同一段。", reference=TEXT + "。" * n) for n in range(4)]
+    found = summarize(items)["similarity"]
+    assert (found["interval_95"], found["chance_level"], found["above_chance"]) == (None, None, None)

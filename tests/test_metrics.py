@@ -1,5 +1,6 @@
 """getTotalScore and its parts, and similarity beside its chance level."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -14,8 +15,10 @@ from gaokao.records import load_records
 
 
 def stem(text: str, reference: str, **changes: Any) -> Any:
-    """A question of which only stems are compared, whose chrF is 0 where they share no character."""
-    return item(f"题干：{text}", reference=f"题干：{reference}", type="主观题", **changes)
+    """A question of which only stems are compared, whose chrF is 0 where they share no character; of its own passage."""
+    # Questions of one passage would be one case.
+    passage = f"有关{reference}的一段。"
+    return item(f"题干：{text}", reference=f"题干：{reference}", type="主观题", 课本内容=passage, **changes)
 
 
 # --- getTotalScore --------------------------------------------------------------------------------------------------
@@ -76,6 +79,21 @@ def test_rouge_l_and_chrf_of_a_known_pair() -> None:
     # 3 of 4 characters, 1 of 3 pairs, 0 of 2 triples and 0 of 1 quadruple: F2 of the mean precision and recall.
     assert parts.chrf == pytest.approx(100 * (3 / 4 + 1 / 3) / 4)
     assert parts.sections["题干"] == pytest.approx((parts.rouge_l + parts.chrf) / 2)
+
+
+def test_rouge_l_is_that_of_the_definition_on_real_questions() -> None:
+    texts = [record.analysis[:120] for record in load_records(ROOT / "gaokao_data" / "test.json")][:12]
+    for pred, label in itertools.pairwise(texts):
+        p, r = ("".join(text.split()) for text in (pred, label))
+        # Lin 2004, by the textbook's table.
+        row = [0] * (len(r) + 1)
+        for letter in p:
+            above, row = row, [0]
+            for place, other in enumerate(r):
+                row.append(above[place] + 1 if letter == other else max(above[place + 1], row[place]))
+        precision, recall = row[-1] / len(p), row[-1] / len(r)
+        expected = 100 * 2 * precision * recall / (precision + recall)
+        assert score_parts([f"题干：{pred}"], [f"题干：{label}"]).rouge_l == pytest.approx(expected)
 
 
 def test_each_section_is_scored_on_its_own_and_a_missing_one_costs_its_share() -> None:
@@ -163,7 +181,7 @@ def test_the_wrong_references_are_the_same_for_a_seed() -> None:
 
 
 def test_without_a_second_reference_in_a_subject_there_is_no_chance_level() -> None:
-    summary = summarize([item(), item(subject="政治")])
+    summary = summarize([item(id="a"), item(id="b", subject="政治")])
     assert summary["similarity"]["chance_level"] is None
     assert "similarity 100.0 (95% interval 100.0 to 100.0), no chance level" in summary_text(summary)
 
@@ -180,16 +198,17 @@ def test_the_key_letter_of_a_choice_item_is_left_out_of_similarity() -> None:
 
 def test_the_key_letter_is_left_out_of_the_chance_level_too() -> None:
     first, second = ("题干：{0}\n参考答案：B\n解析：{0}".format(letter * 4) for letter in "甲乙")
-    found = similarity([item(first, reference=first), item(second, reference=second)])
+    found = similarity([item(first, reference=first, id="a"), item(second, reference=second, id="b")])
     assert found.chance_level == 0
 
 
 def test_texts_like_their_references_are_above_chance_and_shuffled_ones_are_not() -> None:
     texts = [render(record) for record in load_records(ROOT / "gaokao_data" / "test.json")][:12]
-    right = summarize([item(text, reference=text) for text in texts])
+    right = summarize([item(text, reference=text, id=f"r{n}") for n, text in enumerate(texts)])
     assert right["similarity"]["above_chance"] is True
     assert ": above chance (difference +" in summary_text(right)
-    wrong = summarize([item(text, reference=other) for text, other in zip(texts, texts[1:] + texts[:1], strict=True)])
+    shuffled = zip(texts, texts[1:] + texts[:1], strict=True)
+    wrong = summarize([item(text, reference=other, id=f"r{n}") for n, (text, other) in enumerate(shuffled)])
     assert wrong["similarity"]["above_chance"] is False
     assert "no similarity above chance" in summary_text(wrong)
 

@@ -117,8 +117,13 @@ def test_the_page_has_figures_failures_and_sentences_of_a_comparison(tmp_path: P
     assert "10 道，由 a 生成" in html and "6/10" in html and "可用率：更好" in html
     assert 'data-check="key" aria-pressed="false">答案不是选项字母 4</button>' in html
     assert html.count("<article") == 10 and "<title>gaokao/generated" in html
-    assert 'aria-label="历史 100%"' in html
+    assert 'aria-label="历史 100%"' in html and "不单列" not in html
     assert not re.search(r'(?:src|href)="(?!data:)', html)
+
+
+def test_groups_of_too_few_questions_are_named_with_their_numbers(tmp_path: Path) -> None:
+    items = [item(id=f"r{n}", subject="历史" if n < 5 else "地理" if n < 7 else "化学") for n in range(8)]
+    assert '<p class="meta">少于 5 道，不单列：地理 2，化学 1。</p>' in page(tmp_path, items)
 
 
 def test_a_text_without_its_parts_is_shown_raw(tmp_path: Path) -> None:
