@@ -101,7 +101,7 @@ def main(argv: list[str]) -> None:
     sentences: list[str] = []
     drawn = [(results, items)]
     if found is not None:
-        drawn = [(file, those) for file, those in zip((results, against), zip(*found.pairs, strict=True), strict=True)]
+        drawn = [(results, [first for first, _ in found.pairs]), (against, [second for _, second in found.pairs])]
         figures = compare(found.pairs, settings.seed)
         summary["against"] = {"file": str(against), "figures": [figure.to_dict() for figure in figures]}
         sentences = comparison_text(found, figures, settings.language).split("\n")

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 from xml.etree import ElementTree
 
@@ -96,6 +97,8 @@ def _pieces(text: str, latex: bool) -> Pieces:
     return [piece for piece in (*pieces, text[done:]) if piece]
 
 
+# The same letters and small formulas stand in many questions; nothing changes what is drawn.
+@lru_cache(maxsize=10_000)
 def _mathml(latex: str) -> ElementTree.Element | None:
     from latex2mathml.converter import convert
 

@@ -224,8 +224,8 @@ def paired_interval(ours: Sequence[float], theirs: Sequence[float]) -> tuple[flo
 
     count = len(ours)
     table = {key: 0 for key in ((True, True), (True, False), (False, True), (False, False))}
-    for key in zip(ours, theirs, strict=True):
-        table[key] += 1
+    for a, b in zip(ours, theirs, strict=True):
+        table[bool(a), bool(b)] += 1
     both, only_ours, only_theirs, neither = table.values()
     bounds = [
         binomtest(sum(flags), count).proportion_ci(confidence_level=0.95, method="wilson") for flags in (ours, theirs)

@@ -32,8 +32,9 @@ def usable_table(items: Sequence[Generated]) -> dict[str, Any]:
 
 
 def too_few(table: Mapping[str, Any]) -> dict[str, int]:
-    """Subject or type -> its items, of what `usable_table` gives no rate of."""
-    return {name: count for name, count in table["too_few"].items() if " " not in name}
+    """Subject or type -> its items, of what `usable_table` gives no rate of while it gives one of others."""
+    few: dict[str, int] = table["too_few"] if len(table) > 1 else {}
+    return {name: count for name, count in few.items() if " " not in name}
 
 
 def variety(items: Sequence[Generated]) -> dict[str, Any]:

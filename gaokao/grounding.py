@@ -5,7 +5,7 @@ nearest says how far a set depends on what it was given. Copying reaches that to
 verbatim spans taken out, and beside a baseline that pastes the outside passage as the question.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from gaokao.checks import SPAN, Item
@@ -78,9 +78,12 @@ def _flags(group: Sequence[Item], name: str) -> _Flags:
     questions = [bare(item.question) for item in group]
     rest = [without(q, shared_spans(q, p, SPAN)) for q, p in zip(questions, passages, strict=True)]
     pasted = [bare(item.outside) or None for item in group] if name == TEXTBOOK else []
-    return _Flags(
-        own_first(questions, passages), own_first(rest, passages), own_first(pasted, passages), len(set(passages))
-    )
+    ranked = ranking(passages)
+    own = ranked(questions)
+    # Most questions take over nothing, and need not be ranked again.
+    again = iter(ranked([r if r != q else None for r, q in zip(rest, questions, strict=True)]))
+    left = [flag if r == q else next(again) for flag, r, q in zip(own, rest, questions, strict=True)]
+    return _Flags(own, left, ranked(pasted), len(set(passages)))
 
 
 def _row(groups: Sequence[_Flags]) -> dict[str, Any]:
@@ -99,24 +102,31 @@ def own_first(texts: Sequence[str | None], passages: Sequence[str]) -> list[bool
     Nearness is the cosine of TF-IDF over character 2-4-grams (Salton and Buckley 1988), fitted on the passages. Equal
     passages are one; an empty text is near to none.
     """
+    return ranking(passages)(texts) if any(text is not None for text in texts) else []
+
+
+def ranking(passages: Sequence[str]) -> Callable[[Sequence[str | None]], list[bool]]:
+    """`own_first` for several lists of texts with the same passages, which are read once."""
     # scikit-learn takes a second to import: whoever only asks for help should not wait for it.
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    there = [(text, passage) for text, passage in zip(texts, passages, strict=False) if text is not None]
-    if not there:
-        return []
     places = {passage: place for place, passage in enumerate(dict.fromkeys(passages))}
     vectorizer = TfidfVectorizer(analyzer="char", ngram_range=GRAMS, lowercase=False)
-    known = vectorizer.fit_transform([passage.ljust(GRAMS[0]) for passage in places])
-    flags: list[bool] = []
-    for start in range(0, len(there), ROWS_AT_ONCE):
-        some = there[start : start + ROWS_AT_ONCE]
-        similarity = (vectorizer.transform([text for text, _ in some]) @ known.T).toarray()
-        for row, (_, passage) in zip(similarity, some, strict=True):
-            own = row[places[passage]]
-            # Equal to another one is not nearer; rounding makes equal ones differ in the last digits.
-            flags.append(bool(own > 0 and (row >= own - 1e-12).sum() == 1))
-    return flags
+    known = vectorizer.fit_transform([passage.ljust(GRAMS[0]) for passage in places]).T.tocsr()
+
+    def ranked(texts: Sequence[str | None]) -> list[bool]:
+        there = [(text, passage) for text, passage in zip(texts, passages, strict=False) if text is not None]
+        flags: list[bool] = []
+        for start in range(0, len(there), ROWS_AT_ONCE):
+            some = there[start : start + ROWS_AT_ONCE]
+            similarity = (vectorizer.transform([text for text, _ in some]) @ known).toarray()
+            for row, (_, passage) in zip(similarity, some, strict=True):
+                own = row[places[passage]]
+                # Equal to another one is not nearer; rounding makes equal ones differ in the last digits.
+                flags.append(bool(own > 0 and (row >= own - 1e-12).sum() == 1))
+        return flags
+
+    return ranked
 
 
 def note(found: Grounding) -> str:

@@ -178,5 +178,5 @@ def _write(draw: Callable[[Any], None], words: Words, path: Path, size: tuple[fl
         figure = Figure(figsize=size, dpi=120, layout="constrained")
         draw(figure)
         content = io.BytesIO()
-        FigureCanvasAgg(figure).print_png(content)
+        FigureCanvasAgg(figure).print_png(content)  # type: ignore[no-untyped-call]
     write_bytes(path, content.getvalue())

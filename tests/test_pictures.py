@@ -41,7 +41,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
     def kept(canvas: Any, target: Any) -> None:
         figures.append(canvas.figure)
-        original(canvas, target)
+        original(canvas, target)  # type: ignore[no-untyped-call]
 
     monkeypatch.setattr(FigureCanvasAgg, "print_png", kept)
     yield figures
@@ -75,7 +75,7 @@ def test_the_usable_rate_stands_by_subject_and_type_with_its_interval_and_both_f
     draw_usable([(tmp_path / "a.json", first), (tmp_path / "b.json", second)], tmp_path / "usable.png")
     (axes,) = drawn[0].axes
     assert texts(axes) == [Words()(name) for name in ("全部", "历史", "单选题")]
-    assert [line.get_xdata() for line in axes.get_lines()] == [[60.0, 75.0, 60.0], [0.0, 0.0, 0.0]]
+    assert [list(line.get_xdata()) for line in axes.get_lines()] == [[60.0, 75.0, 60.0], [0.0, 0.0, 0.0]]
     # Wilson's interval of 6 of 10.
     assert axes.collections[0].get_segments()[0][:, 0] == pytest.approx([31.27, 83.18], abs=0.01)
     assert [text.get_text() for text in axes.texts] == ["6/10", "6/8", "6/10", "0/10", "0/8", "0/10"]
@@ -88,7 +88,7 @@ def test_the_losses_stand_over_the_steps_with_the_learning_rate(tmp_path: Path, 
     left, right = drawn[0].axes
     each, mean, validation = left.get_lines()
     assert list(each.get_xdata()) == list(range(1, 41)) and each.get_ydata()[1] == 1.5
-    assert mean.get_ydata()[:2] == [3.0, 2.25]
+    assert list(mean.get_ydata()[:2]) == [3.0, 2.25]
     assert list(validation.get_ydata()) == [1.5, 1.0]
     assert list(right.get_lines()[0].get_ydata())[-1] == 0 and len(right.get_legend().get_texts()) == 4
     draw_losses([{"step": 1, "loss": 2.0}], tmp_path / "loss.png")

@@ -139,7 +139,8 @@ def test_hard_texts_make_a_page_all_the_same(tmp_path: Path, text: str) -> None:
 
 def test_the_evaluation_writes_the_page_beside_the_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evaluate.main([str(write_results(tmp_path / "mine.json", [entry(), entry(id="r1")]))])
-    assert f"files     {tmp_path / 'mine.scores.json'}, {tmp_path / 'mine.report.html'}" in capsys.readouterr().out
+    names = ", ".join(str(tmp_path / f"mine.{name}") for name in ("scores.json", "usable.png", "report.html"))
+    assert f"files     {names}\n" in capsys.readouterr().out
     assert (tmp_path / "mine.report.html").read_text(encoding="utf-8").count("<article") == 2
 
 
