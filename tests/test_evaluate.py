@@ -142,7 +142,9 @@ def test_scores_go_beside_the_results_and_not_over_others(tmp_path: Path, name: 
 def test_rounds_and_seed_of_the_configuration_reach_the_chance_level(tmp_path: Path) -> None:
     # Unlike each other in different degrees, so that other wrong references give another level.
     texts = [TEXT.replace("乙符合事实", "乙符合事实" + "甲丙丁戊己庚辛壬"[:number] * number) for number in range(8)]
-    path = write_results(tmp_path / "questions.json", [entry(text, reference=text, id=text[-40:]) for text in texts])
+    path = write_results(
+        tmp_path / "questions.json", [entry(text, reference=text, id=f"r{n}") for n, text in enumerate(texts)]
+    )
     levels = set()
     for seed in range(6):
         evaluate.main([str(path), "--evaluate.chance_rounds", "1", "--evaluate.seed", str(seed)])
