@@ -3,6 +3,7 @@
     python evaluate.py outputs/gaokao/generated/questions.json
     python evaluate.py outputs/new/generated/questions.json --against outputs/gaokao/generated/questions.json
     python evaluate.py outputs/gaokao/generated/questions.json --paper paper.docx --only marked.json
+    python evaluate.py outputs/gaokao/generated/questions.json --evaluate.solve_back 4 # are the keys right?
 
 Similarity says how close a text is to one reference, not how good a question is; without its chance level (the same
 texts against wrong references of their subject) it says nothing.
@@ -14,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from gaokao import asking, judging, solving
 from gaokao.checks import Outcome, Result
 from gaokao.comparison import compare, comparison_text, pair
 from gaokao.errors import UserError, run_script
@@ -69,6 +71,7 @@ def summarize(items: Sequence[Generated], rounds: int = CHANCE_ROUNDS, seed: int
             for column, (name, hard) in enumerate(ALL_CHECKS)
         },
         "grounding": grounding([item.item for item in items]),
+        "solve_back": solving.table(items) if any(item.solved for item in items) else None,
         "scored": len(scored),
         "similarity": found and rounded(found),
     }
@@ -96,7 +99,15 @@ def main(argv: list[str]) -> None:
     target, items = scores_file(results), read_results(results)
     asked = paper_questions(items, actions.paper, actions.only, actions.title)
     found = None if against is None else pair(items, read_results(against))
-    summary = summarize(items, settings.chance_rounds, settings.seed)
+    answerer, opinions = asking.evaluator(resolved), {}
+    if answerer and settings.solve_back:
+        items, opinions["solve_back"] = solving.solve_results(items, results.parent, answerer, settings.solve_back)
+        if against is not None and found is not None:
+            others, _ = solving.solve_results(read_results(against), against.parent, answerer, settings.solve_back)
+            found = pair(items, others)
+    if answerer and settings.judge:
+        opinions["judge"] = judging.judge_results(items, results.parent, answerer, settings.seed)
+    summary = {**summarize(items, settings.chance_rounds, settings.seed), **opinions}
     print(summary_text(summary))
     sentences: list[str] = []
     drawn = [(results, items)]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluate import summarize
-from gaokao import chapters, runs, writing
+from gaokao import chapters, runs, solving, writing
 from gaokao.config import AUTO_ADAPTER, BARE_BASE, OPENAI, OTHER_DIR, OTHER_RUN, Config
 from gaokao.console import closing_line, quiet_libraries, sample_text
 from gaokao.errors import run_script
@@ -46,10 +46,11 @@ def main(argv: list[str]) -> None:
     records = writing.several(records[: options.limit], options.questions_per_record, options.do_sample)
     adapter = adapter_folder(config)
     engine = server(config) if config.generate.engine == OPENAI else local(resolved, adapter)
+    solver = solving.for_inference(config, engine)
     name = runs.GENERATED_BASE if adapter is None else runs.GENERATED
     folder = runs.make_folder(config.run_folder, OTHER_DIR) / (f"{name}_{chapter.name}" if chapter else name)
     with runs.lock(folder, "python infer_qwen_gaokao.py", OTHER_RUN) if engine.process == 0 else nullcontext():
-        items = write(resolved, records, engine, adapter, folder)
+        items = write(resolved, records, engine, solver, adapter, folder)
         if engine.process == 0 and not items and not (folder / REPORT).exists():
             # An earlier run was stopped between the questions and their scores.
             items = read_results(folder / writing.QUESTIONS)
@@ -94,7 +95,7 @@ def server(config: Config) -> Any:
 
 
 def write(
-    resolved: Resolved, records: list[Record], engine: Any, adapter: Path | None, folder: Path
+    resolved: Resolved, records: list[Record], engine: Any, solver: Any, adapter: Path | None, folder: Path
 ) -> list[Generated]:
     """The questions in the order of the records, every draft on disk at once; nothing where they are there already."""
     options = resolved.config.generate
@@ -111,6 +112,7 @@ def write(
         attempts=options.attempts if options.do_sample else 1,
         seed=options.seed,
         restart=resolved.actions.restart,
+        solver=solver,
     )
 
 

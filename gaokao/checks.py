@@ -205,7 +205,7 @@ _CONCLUSION = re.compile(
 )
 
 
-def _conclusions(analysis: str) -> list[tuple[str, str]]:
+def conclusions(analysis: str) -> list[tuple[str, str]]:
     """Every conclusion of an analysis as (sorted letters, words)."""
     found = _CONCLUSION.finditer(_plain(analysis))
     return [("".join(sorted(set(re.sub(r"[^A-H]", "", match.group(1))))), match.group()) for match in found]
@@ -214,10 +214,10 @@ def _conclusions(analysis: str) -> list[tuple[str, str]]:
 def check_key_agrees(item: Item) -> Result:
     """The last 故选 / 答案为 / 应选 of the 解析 names the key; not applicable where it states none."""
     key = parse_key(item.answer[0]) if _one_choice(item) and item.answer else ""
-    conclusions = _conclusions(item.analysis) if key else []
-    if not conclusions:
+    found = conclusions(item.analysis) if key else []
+    if not found:
         return not_applicable("key agrees")
-    letters, words = conclusions[-1]
+    letters, words = found[-1]
     if letters == "".join(sorted(set(key))):
         return Result("key agrees", Outcome.PASS, f"“{shorten(words)}”")
     return result("key agrees", [f"the 解析 concludes “{shorten(words)}”, the key is {shorten(key)}"])

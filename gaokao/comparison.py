@@ -17,7 +17,7 @@ from gaokao.errors import UserError
 from gaokao.grounding import grounded
 from gaokao.metrics import bootstrap_interval, group_sums, item_similarity, passage_groups, standard_error
 from gaokao.records import PASSAGES
-from gaokao.results import ALL_CHECKS, OFF_PASSAGES, REPEATS, Generated
+from gaokao.results import ALL_CHECKS, OFF_PASSAGES, REPEATS, SOLVE_BACK, Generated
 
 LEVEL = 0.05
 # A power of 80%, as studies plan with.
@@ -296,6 +296,7 @@ WORDS: Mapping[str, Mapping[str, str]] = {
 }  # fmt: skip
 ZH_NAMES = {
     "usable": "可用率", "three sections and stopped": "三部分齐全且自行结束", "similarity": "与参考题的相似度", REPEATS: "不重复", OFF_PASSAGES: "不离开材料",
+    SOLVE_BACK: "答案得到解题模型证实",
     "own 课本内容 first": "自己的课本内容排第一", "own 课外内容 first": "自己的课外内容排第一",
     "sections": "三部分齐全", "options": "选项", "key": "答案格式", "key agrees": "答案与解析一致", "verdicts": "解析的判断与答案一致",
     "leak words": "不提课本课外", "material": "材料在题干里", "picture": "不需要图", "quotes": "引文", "copied": "不是照抄", "latex": "公式完整",
@@ -307,6 +308,7 @@ ZH_NAMES = {
 EN_NAMES = {check.name: f"passes the check of {check.name}" for check in CHECKS} | {
     REPEATS: "repeats no other question",
     OFF_PASSAGES: "stays with its passages",
+    SOLVE_BACK: "has its key confirmed by a solver",
     "similarity": "similarity to the references (says little)",
 }
 

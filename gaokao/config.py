@@ -24,6 +24,9 @@ AUTO_BATCH = "auto"
 OTHER_DIR = "set output.dir to a folder of yours, --output.dir DIR"
 OTHER_RUN = "give this run another name: --output.run NAME"
 
+# solve_back: four options in each of their cyclic orders, and these backwards.
+MOST_ANSWERS = 8
+
 MAX_NAME = 1024
 # A file name has 255 bytes on all usual file systems; what is set aside or half written gets a suffix.
 MAX_RUN_BYTES = 200
@@ -193,6 +196,7 @@ class GenerateConfig(Section):
     limit: Count | None = _key(None, "Only the first so many records of data.test; null: all")
     questions_per_record: int = _key(1, "Different questions for each record", ge=1, le=1000)
     attempts: int = _key(3, "Drafts of a question until one passes the checks", ge=1, le=100)
+    solve_back: int = _key(0, "Blind answers a draft's key must agree with; 0: none", ge=0, le=MOST_ANSWERS)
     max_new_tokens: int = _key(1024, "Longest answer; one cut off has finish_reason length", ge=1, le=32768)
     do_sample: bool = _key(True, "Draw at random; false: always the likeliest token")
     temperature: float = _key(0.7, "Lower is safer, higher more varied", ge=0.01, le=5)
@@ -218,11 +222,17 @@ class GenerateConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """Scoring against the references of data.test."""
+    """Scoring against the references of data.test, and by other models where asked for."""
 
     chance_rounds: int = _key(20, "Wrong references that each question is compared with", ge=1, le=1000)
     samples: int = _key(2, "Questions printed at the end", ge=0, le=100)
     language: Literal["zh", "en"] = _key("zh", "zh or en: of the sentences that compare two results")
+    solve_back: int = _key(0, "evaluate.py: blind answers per choice question; 0: none", ge=0, le=MOST_ANSWERS)
+    judge: bool = _key(False, "evaluate.py: five dimensions, marked by that server")
+    base_url: Name | None = _key(None, "Server that solves and judges; null: the bare base solves")
+    served_model: Name | None = _key(None, "Its model; not the one that wrote the questions")
+    api_key_env: Name | None = _key(None, "NAME of the variable with its key; null: OPENAI_API_KEY")
+    concurrency: int = _key(16, "Requests to it at a time", ge=1, le=4096)
     seed: Seed = _key(0, "Seed of the shuffling")
 
 

@@ -6,11 +6,13 @@ from typing import Any
 from gaokao.audit import find_duplicates, key_bias, key_of
 from gaokao.grounding import note, screen
 from gaokao.metrics import rate
+from gaokao.records import SUBJECTS
 from gaokao.results import Generated
 from gaokao.text import normalize
 
 # With fewer items an interval says nothing but that they are few.
 LEAST_ITEMS = 5
+LEFT_OUT_SHOWN = 5
 
 
 def groups(items: Sequence[Generated]) -> dict[str, list[Generated]]:
@@ -107,6 +109,8 @@ def summary_text(summary: Mapping[str, Any]) -> str:
     lines += [f"grounding {line}" for line in screen(summary["grounding"])]
     if text := note(summary["grounding"]):
         lines.append(f"          {text}")
+    lines += _solved_lines(summary.get("solve_back") or {})
+    lines += _judged_lines(summary.get("judge") or {})
     lines.append(
         _similarity_text(summary["similarity"])
         if summary["scored"]
@@ -150,6 +154,78 @@ def _worst_checks(checks: Mapping[str, Mapping[str, Any]], count: int = 3) -> st
         f"{name} {checks[name]['passed']}/{checks[name]['applicable']}{'' if checks[name]['hard'] else ' (soft)'}"
         for name in worst
     )
+
+
+def rate_text(row: Mapping[str, Any]) -> str:
+    """A rate with what it rests on."""
+    if not row["items"]:
+        return "none of 0"
+    low, high = row["interval_95"]
+    return f"{row['passed']} of {row['items']}: {row['rate']:.0%} (95% interval {low:.0%} to {high:.0%})"
+
+
+def _solved_lines(found: Mapping[str, Any]) -> list[str]:
+    """How many keys a solver confirms, and how much its word is worth, by subject."""
+    if not found:
+        return []
+    every = found["all"]
+    by_whom = found.get("solver") or "the solver of the inference run, drawn again where it did not"
+    lines = [
+        f"solved    keys confirmed {rate_text(every['agreement'])} by {by_whom}; "
+        f"{found['no_answer']} without an answer, {found['not_solved']} not solved"
+    ]
+    if every["chance"] is None:
+        lines.append(
+            "          how well it solves references is not known, so that its verdict says nothing yet: "
+            "evaluate.py --evaluate.solve_back on data with references"
+        )
+    else:
+        lines.append(
+            f"          of the references it solves {rate_text(every['accuracy'])}, chance {every['chance']:.0%}"
+        )
+        rows = {name: row for name, row in found["by"].items() if name in SUBJECTS}
+        parts = [
+            f"{name} confirmed {row['agreement']['passed']}/{row['agreement']['items']}, references "
+            f"{row['accuracy']['passed']}/{row['accuracy']['items']}"
+            for name, row in rows.items()
+        ]
+        lines += [f"          {'; '.join(parts)}"] if len(rows) > 1 else []
+        if blind := [name for name, row in rows.items() if not row["above_chance"]]:
+            lines.append(
+                f"          not shown to solve references better than chance in {', '.join(blind)}: its verdict there says "
+                "nothing"
+            )
+    return lines + _cost_lines(found)
+
+
+def _judged_lines(found: Mapping[str, Any]) -> list[str]:
+    """The mean of each dimension, and what is not in it."""
+    if not found:
+        return []
+    means = ", ".join(
+        f"{name} " + ("-" if row["mean"] is None else f"{row['mean']:.2f}") for name, row in found["dimensions"].items()
+    )
+    unreadable = sum(row["unreadable"] for row in found["dimensions"].values())
+    lines = [
+        f"judged    0 to 2, {found['items']} questions by {found['judge']}: {means}",
+        f"          {unreadable} answers without marks, {found['not_whole']} questions not whole",
+    ]
+    if left_out := found["left_out"]:
+        names = "; ".join(f"id {row['id']}: “{row['words']}”" for row in left_out[:LEFT_OUT_SHOWN])
+        lines.append(f"          {len(left_out)} left out, as they speak to the judge ({names})")
+    return lines + _cost_lines(found)
+
+
+def _cost_lines(found: Mapping[str, Any]) -> list[str]:
+    """What the answers took; nothing where they were counted elsewhere."""
+    if "answers" not in found:
+        return []
+    lines = [
+        f"          {found['answers']} answers ({found['new']} new, {found['cut_off']} cut off, {found['refused']} refused), "
+        f"prompt + {found['completion_tokens']:,} completion tokens"
+    ]
+    lines += [f"          {count} requests failed: {reason}" for reason, count in found["failed"].items()]
+    return lines
 
 
 def _similarity_text(found: Mapping[str, Any]) -> str:

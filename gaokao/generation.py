@@ -4,6 +4,7 @@ import copy
 import sys
 from collections import deque
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,17 @@ MEMORY_SHARE = 0.7
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 # A batch is gathered anew when this share of its rows has ended; the gathering copies the KV cache.
 LEAVING_SHARE = 8
+# A blind answer is “答案：” and a few letters.
+ANSWER_TOKENS = 24
 
 
 class Local:
-    """The model at hand as an engine, one process a GPU: chosen and compared at once, loaded when there is work."""
+    """The model at hand as an engine, one process a GPU: chosen and compared at once, loaded when there is work.
+
+    With its adapter switched off it answers questions (`asking.Answerer`): the base is a solver that costs no second model.
+    """
+
+    thinks = False
 
     def __init__(self, resolved: Resolved, adapter: Path | None) -> None:
         """Join the other processes, find or fetch the base, and refuse an adapter of another one.
@@ -71,6 +79,10 @@ class Local:
         if adapter is not None:
             note = adapters.check_adapter(adapter, self._record, self.options.other_quantization)
         self.name = BARE_BASE if adapter is None else f"{adapter}{f' ({note})' if note else ''}"
+        self.answered_by = f"{self.base.name} without an adapter"
+        # The base alone has to answer what the adapter has written.
+        self._apart = self.options.solve_back > 0 and config.evaluate.base_url is None
+        self._model: Any = None
 
     def meet(self) -> None:
         """Wait until all processes have come here."""
@@ -101,25 +113,35 @@ class Local:
 
     def load(self, recorded: Mapping[str, Any]) -> dict[str, Any]:
         """Load base and adapter, and say so; an interrupted run goes on with the batch size that it began with."""
-        model: Any = models.load_base(self.base)
-        words = "none: the bare base model"
-        if self.adapter is not None:
-            model, merged = adapters.merge_if_plain(adapters.load_adapter(model, self.adapter), self.base.quantization)
-            words = f"{self.name}, {merged.value} ({merged.reason})"
-        if self.options.torch_compile:
-            models.compile_forward(model)
-        longest = max(map(len, self._ids)) + self.options.max_new_tokens
-        # What the user has set, what an interrupted run began with, or what fits.
-        fixed = [size for size in (self.options.batch_size, recorded.get("batch_size")) if isinstance(size, int)]
-        size = fixed[0] if fixed else fitting_batch(model, longest, self.processes)
-        # The free memory of the processes differs, and their plan must not.
-        size = min(gather_object([size]))
+        words = self._load_model()
+        size = self._batch_size(max(map(len, self._ids)) + self.options.max_new_tokens, recorded.get("batch_size"))
         sampling = self.options.model_dump(include=SAMPLING_KEYS)
-        self._writer = Writer(model, self.base.tokenizer, batch_size=size, **sampling)
+        self._writer = Writer(self._model, self.base.tokenizer, batch_size=size, **sampling)
         if self.process == 0:
             print(banner(self.resolved, self.base, processes=self.processes, adapter=words))
             print(f"batch     {size} prompts at once")
         return {"batch_size": size}
+
+    def _load_model(self) -> str:
+        """Load base and adapter; which adapter, in words."""
+        self._model = models.load_base(self.base)
+        words = "none: the bare base model"
+        if self.adapter is not None:
+            self._model = adapters.load_adapter(self._model, self.adapter)
+            if self._apart:
+                words = f"{self.name}, separate (generate.solve_back switches it off)"
+            else:
+                self._model, merged = adapters.merge_if_plain(self._model, self.base.quantization)
+                words = f"{self.name}, {merged.value} ({merged.reason})"
+        if self.options.torch_compile:
+            models.compile_forward(self._model)
+        return words
+
+    def _batch_size(self, longest: int, recorded: Any = None) -> int:
+        """What the user has set, what an interrupted run began with, or what fits: the same in all processes."""
+        fixed = [size for size in (self.options.batch_size, recorded) if isinstance(size, int)]
+        # The free memory of the processes differs, and their plan must not.
+        return int(min(gather_object([fixed[0] if fixed else fitting_batch(self._model, longest, self.processes)])))
 
     def write(
         self,
@@ -133,10 +155,58 @@ class Local:
         Raises:
             UserError: one row alone is too much for the memory.
         """
+        self._write(self._writer, [self._ids[job.position] for job in jobs], jobs, done, keep, tick)
+
+    def identity(self) -> dict[str, Any]:
+        """The base as it runs: what its answers depend on beside the messages."""
+        return {
+            "base": self._record.base_fingerprint,
+            "quantization": self._record.quantization,
+            "dtype": self.base.dtype.value,
+            "max_tokens": ANSWER_TOKENS,
+        }
+
+    def answer(
+        self,
+        jobs: Sequence[Job],
+        done: Collection[int],
+        keep: Callable[[Completion], None],
+        tick: Callable[[int], None],
+    ) -> dict[int, str]:
+        """Write this process's share of short answers without the adapter, the likeliest tokens; none fails alone.
+
+        Raises:
+            UserError: one row alone is too much for the memory.
+        """
+        if self._model is None:
+            self._load_model()
+        ids = [prompt_ids(self.base.tokenizer, job.messages) for job in jobs]
+        writer = Writer(
+            self._model,
+            self.base.tokenizer,
+            batch_size=self._batch_size(max(map(len, ids)) + ANSWER_TOKENS),
+            max_new_tokens=ANSWER_TOKENS,
+            do_sample=False,
+            temperature=1.0,
+            top_p=1.0,
+            repetition_penalty=1.0,
+        )
+        with nullcontext() if self.adapter is None else self._model.disable_adapter():
+            self._write(writer, ids, jobs, done, keep, tick)
+        return {}
+
+    def _write(
+        self,
+        writer: "Writer",
+        ids: Sequence[list[int]],
+        jobs: Sequence[Job],
+        done: Collection[int],
+        keep: Callable[[Completion], None],
+        tick: Callable[[int], None],
+    ) -> None:
         there = {number for number, job in enumerate(jobs) if job.position in done}
-        ids, keys = [self._ids[job.position] for job in jobs], [job.key for job in jobs]
         part = (self.process, self.processes)
-        for completion in self._writer.write(ids, keys, done=there, part=part, tick=tick):
+        for completion in writer.write(ids, [job.key for job in jobs], done=there, part=part, tick=tick):
             keep(completion._replace(position=jobs[completion.position].position))
 
 

@@ -15,7 +15,7 @@ from gaokao.checks import SPAN
 from gaokao.comparison import ZH_NAMES
 from gaokao.figures import LEAST_ITEMS, too_few
 from gaokao.records import PASSAGES, SUBJECTS, TYPES
-from gaokao.results import OFF_PASSAGES, REPEATS, Generated
+from gaokao.results import OFF_PASSAGES, REPEATS, SOLVE_BACK, Generated
 from gaokao.runs import write_text
 from gaokao.text import letters_and_places, shared_spans
 
@@ -26,6 +26,7 @@ FAILURES = {
     "verdicts": "解析对选项的判断与答案矛盾", "leak words": "题干提到课本或课外内容", "material": "题干没有给出所说的材料", "picture": "要看图才能做",
     "quotes": "解析的引文不在材料里", "copied": "除了照抄的材料没有自己的话", "latex": "公式不完整", "repetition": "文字陷入重复", "truncated": "没有写完",
     "language": "不是中文题", REPEATS: "与别的题重复", OFF_PASSAGES: "更接近别的材料",
+    SOLVE_BACK: "解题模型做出的答案与参考答案不同",
 }  # fmt: skip
 _ATTRIBUTES = {
     "display",
@@ -60,6 +61,7 @@ def write_report(
         title="/".join(path.resolve().parts[-3:-1]),
         summary=summary,
         against=against,
+        opinions=opinions(summary),
         bars=[(name, row) for name in (*SUBJECTS, *TYPES) if (row := summary["usable_by"].get(name))],
         few=too_few(summary["usable_by"]),
         least=LEAST_ITEMS,
@@ -71,6 +73,27 @@ def write_report(
     )
     # Half of a surrogate pair, which JSON may hold, is no character of a page.
     write_text(path, page.encode("utf-8", "replace").decode())
+
+
+def opinions(summary: Mapping[str, Any]) -> list[str]:
+    """What other models say of the questions, and what that is worth."""
+    sentences = []
+    if found := summary.get("solve_back"):
+        row, real = found["all"]["agreement"], found["all"]["accuracy"]
+        text = f"不看答案解题：能解的 {row['items']} 道选择题中，{row['passed']} 道的参考答案得到解题模型证实。"
+        if found["all"]["above_chance"] is None:
+            text += "它做真题的正确率没有测过，这个数字还不能说明什么。"
+        else:
+            text += f"同一模型做参考题，{real['items']} 道对 {real['passed']} 道"
+            text += "。" if found["all"]["above_chance"] else "，看不出比乱猜好，它的判断不能说明什么。"
+        sentences.append(text)
+    if judged := summary.get("judge"):
+        means = "，".join(
+            f"{name} {'–' if row['mean'] is None else format(row['mean'], '.2f')}"
+            for name, row in judged["dimensions"].items()
+        )
+        sentences.append(f"评审模型打分（0 到 2 分，{judged['items']} 道）：{means}。")
+    return sentences
 
 
 def card(number: int, item: Generated) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
-from gaokao.checks import CHECKS, Item, Outcome, Result, result, run_checks, taken_over
+from gaokao.checks import CHECKS, Item, Outcome, Result, not_applicable, result, run_checks, taken_over
 from gaokao.errors import UserError, shown
 from gaokao.prompts import Question, parse, render
 from gaokao.records import OUTSIDE, SECTIONS, TEXTBOOK, Record, join_answers, parse_record
@@ -16,13 +16,36 @@ from gaokao.sources import Raw, read_raw
 
 SCORES, REPORT, PICTURE = "scores.json", "report.html", "usable.png"
 # What the gate of generation adds to the checks of one question.
-REPEATS, OFF_PASSAGES = "repeats", "off passages"
+REPEATS, OFF_PASSAGES, SOLVE_BACK = "repeats", "off passages", "solve back"
 # Every check of a generated question, in the order of `Generated.results`: its name, and whether it is hard.
-ALL_CHECKS = (*((check.name, check.hard) for check in CHECKS), (REPEATS, True), (OFF_PASSAGES, False))
+ALL_CHECKS = (
+    *((check.name, check.hard) for check in CHECKS),
+    (REPEATS, True),
+    (OFF_PASSAGES, False),
+    (SOLVE_BACK, False),
+)
 # Where a record comes from within a chapter: carried through to its question.
 PASSAGE_KEY = "passage"
 ASKED_KEYS = ("id", "subject", "type", TEXTBOOK, OUTSIDE, "difficulty", "topic", PASSAGE_KEY)
 _NAME_ONE = "name a questions.json or questions.jsonl that infer_qwen_gaokao.py wrote"
+
+
+class Solved(NamedTuple):
+    """How a solver that does not see the key has answered a choice question."""
+
+    agree: int
+    """Answers that are the key."""
+    answers: tuple[str, ...]
+    """Option letters as the question has them; empty where the solver named none."""
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether more than half of the answers are the key."""
+        return 2 * self.agree > len(self.answers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `questions.json` has it."""
+        return {"asked": len(self.answers), "agree": self.agree, "answers": list(self.answers)}
 
 
 @dataclass(frozen=True)
@@ -46,6 +69,8 @@ class Generated:
     """The question that this one repeats, in words; empty for none."""
     off_passages: bool = False
     """Nearer to passages of other records than to each of its own."""
+    solved: Solved | None = None
+    """What a solver made of it; `None` where none was asked."""
     attempts: tuple[dict[str, Any], ...] = ()
     """All drafts of the record, this one among them: `attempt`, `usable` and the names of `failed_checks`."""
 
@@ -83,7 +108,15 @@ class Generated:
             *self.checks,
             result(REPEATS, [f"is like {self.repeats}"] if self.repeats else []),
             result(OFF_PASSAGES, [off] if off else []),
+            self._solve_back(),
         ]
+
+    def _solve_back(self) -> Result:
+        if self.solved is None:
+            return not_applicable(SOLVE_BACK)
+        answers = ", ".join(answer or "none" for answer in self.solved.answers)
+        fault = f"{self.solved.agree} of {len(self.solved.answers)} blind answers are the key ({answers})"
+        return result(SOLVE_BACK, [] if self.solved.confirmed else [fault])
 
     @cached_property
     def taken_over(self) -> dict[str, list[str]]:
@@ -98,7 +131,7 @@ class Generated:
     @property
     def passes(self) -> bool:
         """Whether generation need not try again."""
-        return self.usable and not self.off_passages
+        return self.usable and not self.off_passages and (self.solved is None or self.solved.confirmed)
 
     @property
     def failed(self) -> list[str]:
@@ -131,6 +164,7 @@ class Generated:
             "attempt": self.attempt,
             **({"repeats": self.repeats} if self.repeats else {}),
             **({"off_passages": True} if self.off_passages else {}),
+            **({"solved": self.solved.to_dict()} if self.solved else {}),
             **({"attempts": list(self.attempts)} if self.attempts else {}),
             "taken_over": self.taken_over,
             "prompt_tokens": self.prompt_tokens,
@@ -160,6 +194,9 @@ class Generated:
         repeats, attempt, attempts = entry.get("repeats", ""), entry.get("attempt", 1), entry.get("attempts", [])
         if not isinstance(repeats, str) or not isinstance(attempt, int) or not _are_attempts(attempts):
             problems.append(f"{where}: attempt, attempts or repeats is not what was written there")
+        solved = _solved(entry["solved"]) if "solved" in entry else None
+        if "solved" in entry and solved is None:
+            problems.append(f"{where}: solved is {shown(entry['solved'])}, not what was written there")
         if record is None or problems:
             raise UserError("; ".join([*problems, _NAME_ONE]))
         counts = [entry.get(key) for key in ("prompt_tokens", "completion_tokens")]
@@ -172,6 +209,7 @@ class Generated:
             attempt=attempt,
             repeats=repeats,
             off_passages=entry.get("off_passages") is True,
+            solved=solved,
             attempts=tuple(attempts),
             **texts,
         )
@@ -184,10 +222,24 @@ def asked(record: Record) -> Record:
 
 
 def best(drafts: Sequence[Generated]) -> Generated:
-    """The draft of a record to keep: the first with the fewest hard failures, and of those on its passages first."""
+    """The draft of a record to keep: the first with the fewest hard failures, and of those one that passes, or fails least."""
     return min(
-        drafts, key=lambda item: (sum(row["hard"] for row in item.failed_checks), item.off_passages, item.attempt)
+        drafts,
+        key=lambda item: (
+            sum(row["hard"] for row in item.failed_checks),
+            not item.passes,
+            item.off_passages,
+            item.attempt,
+        ),
     )
+
+
+def _solved(value: Any) -> Solved | None:
+    """What `Solved.to_dict` wrote, or `None` where it is something else."""
+    answers, agree = (value.get("answers"), value.get("agree")) if isinstance(value, dict) else (None, None)
+    if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
+        return None
+    return Solved(agree, tuple(answers)) if type(agree) is int and 0 <= agree <= len(answers) else None
 
 
 def _are_attempts(value: Any) -> bool:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from typing import Any, TypeVar
 
-from gaokao.config import OPENAI, GenerateConfig
+from gaokao.config import OPENAI, EvaluateConfig, GenerateConfig
 from gaokao.endpoint import (
     BACKOFF,
+    MAX_TOKENS,
     RETRIES,
     Answer,
     Endpoint,
@@ -36,6 +37,12 @@ OPTIONS = OptionNames(
     model="generate.served_model",
     timeout="lower generate.concurrency",
     max_tokens="generate.max_new_tokens",
+)
+EVALUATE_OPTIONS = OptionNames(
+    address="evaluate.base_url",
+    key="evaluate.api_key_env",
+    model="evaluate.served_model",
+    timeout="lower evaluate.concurrency",
 )
 # Seconds for one draft. A busy server on a CPU takes minutes for a long one, and whoever gives up too early asks anew.
 TIMEOUT = 900.0
@@ -66,21 +73,27 @@ class Served:
     concurrency: int
     """Maximum of requests at a time."""
     api_key: str = field(default="", repr=False)
+    names: OptionNames = OPTIONS
+    unit: str = "record"
+    """What a job is about, for messages."""
     timeout: float = TIMEOUT
     retries: int = RETRIES
     backoff: float = BACKOFF
     """Seconds before the first retry."""
     name: str = field(init=False)
     """What the results call it."""
+    answered_by: str = field(init=False)
     process: int = field(default=0, init=False)
     processes: int = field(default=1, init=False)
+    thinks: bool = field(default=True, init=False)
+    """There is room for thoughts before an answer."""
     usage: Usage = field(default_factory=Usage, init=False)
     """Of all rounds together."""
     _sampling: dict[str, Any] | None = field(default=None, init=False)
     _takes_seed: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
-        self.name = f"{self.model} at {self.base_url}"
+        self.name = self.answered_by = f"{self.model} at {self.base_url}"
 
     def meet(self) -> None:
         """There is one process: the server is what runs many at a time."""
@@ -123,23 +136,45 @@ class Served:
             UserError: the run had to stop, or some requests failed after all retries; what was kept stays kept.
             KeyboardInterrupt: Ctrl-C, or SIGTERM where it is taken as such; the same.
         """
-        jobs = [job for job in jobs if job.position not in done]
-        failed = _run(self._write(jobs, keep, tick)) if jobs else {}
+        failed = self.answer(jobs, done, keep, tick)
         if not failed:
             return
         records: dict[str, list[int]] = {}
-        for key, reason in failed.items():
-            records.setdefault(reason, []).append(jobs[int(key)].position + 1)
+        for position, reason in failed.items():
+            records.setdefault(reason, []).append(position + 1)
         errors = Errors[str]()
         for reason, numbers in records.items():
             some = ", ".join(map(str, sorted(numbers)[:NAMES_SHOWN])) + (" …" if len(numbers) > NAMES_SHOWN else "")
             errors.add(f"record {some}: {reason}")
         raise UserError(
             errors.text(
-                f"{self.base_url}: {len(failed)} of {len(jobs)} questions failed; the others are kept, and the same command "
-                "goes on with those that are missing:"
+                f"{self.base_url}: {len(failed)} of {len(jobs) - len(done)} questions failed; the others are kept, and the "
+                "same command goes on with those that are missing:"
             )
         )
+
+    def identity(self) -> dict[str, Any]:
+        """What its answers depend on beside the messages; not the address."""
+        return {"served_model": self.model, "max_tokens": self.max_new_tokens}
+
+    def answer(
+        self,
+        jobs: Sequence[Job],
+        done: Collection[int],
+        keep: Callable[[Completion], None],
+        tick: Callable[[int], None],
+    ) -> dict[int, str]:
+        """`write`, except that single failures are not raised.
+
+        Returns:
+            Position -> reason, for the jobs whose requests failed for good.
+
+        Raises:
+            UserError: the run had to stop; what was kept stays kept.
+        """
+        jobs = [job for job in jobs if job.position not in done]
+        failed = _run(self._write(jobs, keep, tick)) if jobs else {}
+        return {jobs[int(key)].position: reason for key, reason in failed.items()}
 
     async def offers(self) -> str:
         """The models of the server, in words."""
@@ -155,7 +190,7 @@ class Served:
             # What follows a colon is a variant or an adapter (`base:adapter`), which not every server lists.
             if offered and self.model.partition(":")[0] not in {name.partition(":")[0] for name in offered}:
                 raise UserError(
-                    f"{self.base_url}: has no model {self.model} ({OPTIONS.model}); it has: {_few(offered, self.model)}"
+                    f"{self.base_url}: has no model {self.model} ({self.names.model}); it has: {_few(offered, self.model)}"
                 )
             self._sampling = self._parameters(offered.get(self.model) or next(iter(offered.values()), ""))
         return self._sampling
@@ -179,7 +214,7 @@ class Served:
             temperature=self.temperature if self.do_sample else 0.0,
             retries=self.retries,
             backoff=self.backoff,
-            names=OPTIONS,
+            names=self.names,
         )
         endpoint.usage = self.usage
         if self.usage.replies:
@@ -213,7 +248,8 @@ class Served:
         for key in [key for key in failed if key in refused and endpoint.answered.is_set() and self.usage.replies]:
             job = items[key][1]
             print(
-                f"\nrefused   record {job.position + 1}: {failed.pop(key)}; it is kept without a text", file=sys.stderr
+                f"\nrefused   {self.unit} {job.position + 1}: {failed.pop(key)}; it is kept without a text",
+                file=sys.stderr,
             )
             finished(key, Completion(job.position, "", REFUSED, 0, 0))
         return failed
@@ -241,7 +277,7 @@ class Served:
                     ) from None
                 if "context length" in reason:
                     raise RequestError(
-                        f"{reason} (shorten the passages, lower {OPTIONS.max_tokens}, or let the server hold more: "
+                        f"{reason} (shorten the passages, lower {self.names.max_tokens}, or let the server hold more: "
                         "vllm serve --max-model-len)"
                     ) from None
                 if not seed or not re.search(r"\bseed\b", reason):
@@ -250,7 +286,7 @@ class Served:
                     print(f"{self.base_url}: takes no seed, so that a second run gives other texts", file=sys.stderr)
                 self._takes_seed = False
         if not endpoint.answered.is_set():
-            raise UserError(f"{self.base_url}: {reason}; {OPTIONS.address} usually ends in /v1")
+            raise UserError(f"{self.base_url}: {reason}; {self.names.address} usually ends in /v1")
         raise RequestError(f"{reason} ({ASKS} answers)")
 
 
@@ -280,6 +316,33 @@ def connect(options: GenerateConfig) -> Served:
     )
     if not served.model:
         raise UserError(f"{OPTIONS.model}: name the model that is to write; {_run(served.offers())}")
+    return served
+
+
+def evaluator(options: EvaluateConfig) -> Served:
+    """The server that solves and judges, as the section evaluate describes it: greedy, with room for thoughts.
+
+    Raises:
+        UserError: address, model or key are missing or cannot be right.
+    """
+    names = EVALUATE_OPTIONS
+    if options.base_url is None:
+        raise UserError(f"{names.address}: is missing; write it like http://127.0.0.1:8000/v1")
+    served = Served(
+        check_url(options.base_url, names),
+        options.served_model or "",
+        MAX_TOKENS,
+        do_sample=False,
+        temperature=1.0,
+        top_p=1.0,
+        repetition_penalty=1.0,
+        concurrency=options.concurrency,
+        api_key=read_key(options.api_key_env, names),
+        names=names,
+        unit="request",
+    )
+    if not served.model:
+        raise UserError(f"{names.model}: name the model that is to solve and judge; {_run(served.offers())}")
     return served
 
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
@@ -19,7 +20,7 @@ from gaokao.errors import Interrupted, UserError
 from gaokao.gate import Gate
 from gaokao.prompts import Message, prepare_input
 from gaokao.records import DIFFICULTIES, SUBJECTS, TYPES, Record, fingerprint
-from gaokao.results import Generated, asked, best
+from gaokao.results import Generated, Solved, asked, best
 from gaokao.runs import RUN_RECORD, Journal, make_folder, read_record, set_aside, visible, write_json
 
 QUESTIONS = "questions.json"
@@ -95,6 +96,19 @@ class Engine(Protocol):
 
     def meet(self) -> None:
         """Wait until all processes have come here."""
+
+
+Solve = Callable[[Sequence[Generated]], list[Solved | None]]
+
+
+class Solver(Protocol):
+    """What answers the questions of the drafts without seeing their keys (`solving.SolveBack`)."""
+
+    def inputs(self) -> dict[str, Any]:
+        """What the kept questions depend on besides, by the name that a user knows it by."""
+
+    def opened(self, folder: Path, engine: Engine) -> AbstractContextManager[Solve]:
+        """What solves drafts while the block runs; its answers are kept in `folder`."""
 
 
 # --- the folder of the results ----------------------------------------------------------------------------------------
@@ -272,6 +286,7 @@ def write_questions(
     attempts: int,
     seed: int,
     restart: bool = False,
+    solver: Solver | None = None,
 ) -> list[Generated]:
     """Write a question for every record, up to `attempts` times until one passes the gate.
 
@@ -283,6 +298,7 @@ def write_questions(
         attempts: drafts of a record at most.
         seed: of the draws.
         restart: begin anew even where the same inputs have results.
+        solver: must confirm the key of a draft that has passed all else; `None` where nobody is asked.
 
     Returns:
         The kept question of each record, in their order, also where every draft failed; nothing where an earlier run
@@ -295,6 +311,7 @@ def write_questions(
     first, prompts = engine.process == 0, engine.prompts(records)
     asked_for = {"data": fingerprint(records), "prompt": digest([prepare_input(record) for record in _EVERY])}
     inputs = engine.inputs() | asked_for | {"generate.attempts": attempts, "generate.seed": seed}
+    inputs |= solver.inputs() if solver else {}
     engine.meet()
     if is_finished(folder, inputs) and not restart:
         if first:
@@ -308,10 +325,11 @@ def write_questions(
         make_folder(folder)
         write_json(folder / RUN_RECORD, {"inputs": inputs, **recorded})
     engine.meet()
-    with Drafts(records, folder, engine.process) as drafts:
+    opened = nullcontext(None) if solver is None else solver.opened(folder, engine)
+    with Drafts(records, folder, engine.process) as drafts, opened as solve:
         engine.meet()
         try:
-            kept = _Rounds(records, prompts, engine, gate, drafts, seed).run(attempts)
+            kept = _Rounds(records, prompts, engine, gate, drafts, seed, solve).run(attempts)
         except KeyboardInterrupt:
             again = "the same command without --restart goes on" if restart else "the same command goes on"
             raise Interrupted(
@@ -332,6 +350,7 @@ class _Rounds(NamedTuple):
     gate: Gate
     drafts: Drafts
     seed: int
+    solve: Solve | None
 
     def run(self, attempts: int) -> list[Generated]:
         """All rounds; the best draft of each record."""
@@ -349,6 +368,10 @@ class _Rounds(NamedTuple):
             repeats, off = self.gate.repeats(kept, written), self.gate.off_passages(written)
             for place, item, like, far in zip(missing, written, repeats, off, strict=True):
                 judged[place].append(replace(item, repeats=like, off_passages=far))
+            if self.solve:
+                latest = [judged[place][-1] for place in missing]
+                for place, item, solved in zip(missing, latest, self.solve(latest), strict=True):
+                    judged[place][-1] = replace(item, solved=solved)
             missing = [place for place in missing if not judged[place][-1].passes]
         return self.final(judged.values())
 

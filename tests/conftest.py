@@ -176,7 +176,7 @@ NEWS = (
 )
 
 
-def save_adapter(folder: Path, target: Path) -> Path:
+def save_adapter(folder: Path, target: Path, quantization: str = "nf4") -> Path:
     """An adapter on that base, not trained, but with weights that do something."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -184,11 +184,13 @@ def save_adapter(folder: Path, target: Path) -> Path:
     from gaokao import adapters
 
     torch.manual_seed(0)
-    model = get_peft_model(load(folder), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model = get_peft_model(
+        load(folder, quantization), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    base = chosen(folder)
+    base = chosen(folder, quantization)
     target.parent.mkdir(exist_ok=True)
     adapters.save_adapter(model, base.tokenizer, adapters.adapter_record(base), target)
     return target

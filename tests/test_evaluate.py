@@ -13,7 +13,7 @@ from gaokao.checks import CHECKS
 from gaokao.errors import UserError
 from gaokao.figures import summary_text
 from gaokao.metrics import rate
-from gaokao.results import OFF_PASSAGES, REPEATS
+from gaokao.results import OFF_PASSAGES, REPEATS, SOLVE_BACK
 
 
 def test_summary_counts_sections_and_stops() -> None:
@@ -39,7 +39,7 @@ def test_every_check_is_counted_where_it_applies() -> None:
     no_key, twice = TEXT.replace("参考答案：B", "参考答案：乙"), TEXT.replace("D．丁", "D．丙")
     again = item(repeats="the question of id r0")
     summary = summarize([item(), item(no_key), item(twice), item(type="主观题", off_passages=True), again])
-    assert list(summary["checks"]) == [*(check.name for check in CHECKS), REPEATS, OFF_PASSAGES]
+    assert list(summary["checks"]) == [*(check.name for check in CHECKS), REPEATS, OFF_PASSAGES, SOLVE_BACK]
     assert counts(summary, "options") == (True, 3, 4)
     assert counts(summary, "key") == (True, 3, 4)
     assert summary["checks"]["latex"]["hard"] is False

@@ -14,7 +14,7 @@ from conftest import NEWS, PASSAGE, TEXT, entry, item, write_results
 import evaluate
 from gaokao.checks import CHECKS
 from gaokao.report import FAILURES, card, marked_passage, marked_up, write_report
-from gaokao.results import OFF_PASSAGES, REPEATS, Generated
+from gaokao.results import OFF_PASSAGES, REPEATS, SOLVE_BACK, Generated
 
 EVIL = '<script>document.title="broken"</script></template><img src="http://127.0.0.1:9/x" onerror="alert(1)">'
 FORMULA = TEXT.replace("A．甲", r"A．$\frac{1}{2}$").replace("B．乙", r"B．$\sqrt{x}<y$")
@@ -30,7 +30,7 @@ def page(folder: Path, items: list[Generated], against: tuple[str, ...] = ()) ->
 
 
 def test_every_check_has_words_for_a_teacher() -> None:
-    assert set(FAILURES) == {*(check.name for check in CHECKS), REPEATS, OFF_PASSAGES}
+    assert set(FAILURES) == {*(check.name for check in CHECKS), REPEATS, OFF_PASSAGES, SOLVE_BACK}
 
 
 def test_options_stand_on_lines_of_their_own_and_tables_are_tables() -> None:
