@@ -3,6 +3,7 @@
 python train_qwen_gaokao.py                          # one GPU, or a laptop: see without_gpu in config.yaml
 python train_qwen_gaokao.py                          # the same command goes on after an interruption
 torchrun --nproc_per_node 8 train_qwen_gaokao.py     # all GPUs of a machine
+python train_qwen_gaokao.py --plan                   # memory, tokens, steps and hours; trains nothing
 python train_qwen_gaokao.py --help                   # its keys of config.yaml
 """
 
@@ -11,7 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from gaokao import resume, runs
+from gaokao import plan, resume, runs
 from gaokao.audit import summary_line
 from gaokao.chats import ChatPool, load_pool
 from gaokao.config import OTHER_DIR, OTHER_RUN
@@ -25,11 +26,16 @@ from gaokao.sources import as_arguments
 def main(argv: list[str]) -> None:
     """Config -> records -> tokenizer and 4-bit base -> LoRA fine-tuning -> adapter and run record."""
     explain = ("train", "data", "lora", "model", "output")
-    resolved = load_config(argv, prog="train_qwen_gaokao.py", description=__doc__, explain=explain)
+    add = plan.add_options
+    resolved = load_config(argv, prog="train_qwen_gaokao.py", description=__doc__, explain=explain, add=add)
     config = resolved.config
     records = load_records(config.data.train, "train", "data.train")
     pool = load_pool(config.data.mix, config.data.mix_ratio, len(records), config.train.seed, "data.mix")
+    if resolved.actions.plan:
+        print(plan.text(resolved, records, pool))
+        return
     require_device(resolved)
+    plan.require_room(resolved)
 
     quiet_libraries()
     from gaokao import models
@@ -55,18 +61,11 @@ def train(resolved: Resolved, records: list[Record], pool: ChatPool, processes: 
     options = {**config.model.model_dump(), "gpus": resolved.gpus, "process": processes.local_process_index}
     with processes.main_process_first():
         base = models.choose_base(**options, tiny_folder=Path(config.output.dir), say=say)
-    material = splits.gather(
-        records,
-        pool,
-        base.tokenizer,
-        context=base.context,
-        max_length=config.train.max_length,
-        validation_share=config.data.validation_share,
-        mix_ratio=config.data.mix_ratio,
-        seed=config.train.seed,
-    )
+    count = splits.counter(base.tokenizer)
+    material = splits.gather(records, pool, count, context=base.context, **splits.keys_of(config))
     adapter = adapters.adapter_record(base)
     say(f"{banner(resolved, base, processes=processes.num_processes)}\n{material.text(config.train.max_length)}")
+    say(plan.memory_line(resolved, base, processes.num_processes))
     if first:
         say(summary_line(records, as_arguments(config.data.train)))
 
@@ -83,7 +82,7 @@ def train(resolved: Resolved, records: list[Record], pool: ChatPool, processes: 
     tokens = training.count_tokens(trainer.train_dataset)
     steps = start.steps or batch.steps(tokens["rows"], config.train.num_train_epochs, config.train.max_steps)
     say(f"training  {tokens['tokens']} tokens in {tokens['rows']} rows; {training.trainable_text(trainer.model)}")
-    say(batch.text(steps))
+    say("\n".join(filter(None, [batch.text(steps), plan.time_line(resolved, base, tokens, steps, batch)])))
     record |= {"steps_planned": steps, "tokens": tokens, "spans": [*start.spans]}
     if first and (aside := resume.open_run(run, record, start)):
         say(f"earlier   {aside}")
@@ -108,10 +107,10 @@ def train(resolved: Resolved, records: list[Record], pool: ChatPool, processes: 
 
 def build(resolved: Resolved, base: Any, material: Any, processes: int) -> tuple[Any, Any]:
     """The trainer (4-bit base, LoRA adapter in fp32, loss on the completion only), and what an optimizer step learns from."""
-    from gaokao import models, training
+    from gaokao import models, splits, training
 
     config = resolved.config
-    batch = training.Batch(config.train.effective_batch, config.train.per_device_train_batch_size, processes)
+    batch = splits.Batch(config.train.effective_batch, config.train.per_device_train_batch_size, processes)
     arguments = training.sft_arguments(
         folder=config.run_folder / runs.CHECKPOINTS,
         dtype=base.dtype.value,

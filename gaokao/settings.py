@@ -51,20 +51,25 @@ class Resolved(NamedTuple):
     actions: argparse.Namespace
 
 
-def cuda_gpus() -> int:
-    """How many NVIDIA GPUs the driver shows to this process, without importing torch (which takes seconds).
-
-    Honours CUDA_VISIBLE_DEVICES, as the driver does. `models.check_devices` later compares with what torch sees.
-    """
+def cuda_driver() -> ctypes.CDLL | None:
+    """NVIDIA's driver, ready to be asked; `None` where there is none. Importing torch would take seconds."""
     for name in ("libcuda.so.1", "nvcuda.dll"):
         try:
             driver = ctypes.CDLL(name)
         except OSError:
             continue
-        count = ctypes.c_int(0)
-        if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0:
-            return count.value
-    return 0
+        if driver.cuInit(0) == 0:
+            return driver
+    return None
+
+
+def cuda_gpus() -> int:
+    """How many NVIDIA GPUs the driver shows to this process.
+
+    Honours CUDA_VISIBLE_DEVICES, as the driver does. `models.check_devices` later compares with what torch sees.
+    """
+    driver, count = cuda_driver(), ctypes.c_int(0)
+    return count.value if driver and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
 
 
 def load_config(

@@ -1,18 +1,26 @@
-"""What a training learns from and is validated on: records that fit, split, and the chats that are mixed in."""
+"""What a training learns from and is validated on: records that fit, split, chats that are mixed in, rows and steps."""
 
+import bisect
 import hashlib
 import json
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gaokao.chats import ChatPool, Mixed, choose
+from gaokao.config import Config
 from gaokao.errors import UserError
 from gaokao.prompts import Example, format_chat
 from gaokao.records import Record, drop_hints, fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+# Below this number an optimizer has hardly left its warm-up, whatever the loss says.
+FEW_STEPS = 20
+# trl packs so many sequences at a time: what `datasets` hands to a function at once.
+PACKED_AT_ONCE = 1000
 
 
 class Fitted(NamedTuple):
@@ -23,7 +31,7 @@ class Fitted(NamedTuple):
     overlong: list[tuple[str, int]]
 
 
-def filter_by_length(records: Sequence[Record], tokenizer: "PreTrainedTokenizerBase", max_length: int) -> Fitted:
+def filter_by_length(records: Sequence[Record], count: Callable[[Example], int], max_length: int) -> Fitted:
     """Measure every record in tokens and leave out what is longer than a row: cut, it would lose its end token.
 
     Raises:
@@ -31,7 +39,7 @@ def filter_by_length(records: Sequence[Record], tokenizer: "PreTrainedTokenizerB
     """
     kept, lengths, overlong = [], [], []
     for record in records:
-        length = len(example_ids(tokenizer, format_chat(record)))
+        length = count(format_chat(record))
         if length > max_length:
             overlong.append((record.id, length))
         else:
@@ -52,6 +60,11 @@ def example_ids(tokenizer: "PreTrainedTokenizerBase", example: Example) -> list[
         [*example["prompt"], *example["completion"]], tokenize=True, return_dict=True
     )
     return list(encoded["input_ids"])
+
+
+def counter(tokenizer: "PreTrainedTokenizerBase") -> Callable[[Example], int]:
+    """Counts the tokens of a whole training example."""
+    return lambda example: len(example_ids(tokenizer, example))
 
 
 def split_validation(records: Sequence[Record], share: float, seed: int) -> tuple[list[Record], list[Record]]:
@@ -108,10 +121,20 @@ class Material(NamedTuple):
         return {"data.train": self.fingerprint[:16], "the prompt's wording": digests[0], "data.mix": digests[1]}
 
 
+def keys_of(config: Config) -> dict[str, Any]:
+    """The keys of a configuration that `gather` takes."""
+    return {
+        "max_length": config.train.max_length,
+        "validation_share": config.data.validation_share,
+        "mix_ratio": config.data.mix_ratio,
+        "seed": config.train.seed,
+    }
+
+
 def gather(
     records: Sequence[Record],
     pool: ChatPool,
-    tokenizer: "PreTrainedTokenizerBase",
+    count: Callable[[Example], int],
     *,
     context: int | None,
     max_length: int,
@@ -124,7 +147,7 @@ def gather(
     Args:
         records: the data set.
         pool: general chats.
-        tokenizer: of the base.
+        count: tokens of an example, prompt and answer.
         context: tokens that the base was made for, where it says so.
         max_length: tokens of the longest example that is trained on.
         validation_share: of the records that fit.
@@ -139,12 +162,70 @@ def gather(
         raise UserError(
             f"train.max_length = {max_length} is above the context of the base, {context} tokens; set it to {context} or less"
         )
-    fitted = filter_by_length(records, tokenizer, max_length)
+    fitted = filter_by_length(records, count, max_length)
     train_records, validation_records = split_validation(drop_hints(fitted.records, seed), validation_share, seed)
     mixed = choose(
         pool,
         wanted=round(mix_ratio * len(train_records)),
-        length=lambda example: len(example_ids(tokenizer, example)),
+        length=count,
         max_length=max_length,
     )
     return Material(train_records, validation_records, mixed, fitted, fingerprint(records))
+
+
+def packed_rows(lengths: Sequence[int], max_length: int) -> list[int]:
+    """Tokens of each row that trl packs from sequences of these lengths: longest first, each where the least room is left.
+
+    Best-fit decreasing (arXiv:2404.10830), of `PACKED_AT_ONCE` sequences at a time and in their order.
+    """
+    rows: list[int] = []
+    for start in range(0, len(lengths), PACKED_AT_ONCE):
+        # Free tokens of each row, in ascending order.
+        free: list[int] = []
+        for length in sorted(lengths[start : start + PACKED_AT_ONCE], reverse=True):
+            place = bisect.bisect_left(free, length)
+            room = free.pop(place) if place < len(free) else max_length
+            bisect.insort(free, room - length)
+        rows += [max_length - room for room in free]
+    return rows
+
+
+class Batch(NamedTuple):
+    """How the rows that an optimizer step learns from come together."""
+
+    wanted: int
+    """`train.effective_batch`."""
+    per_device: int
+    processes: int
+
+    @property
+    def at_once(self) -> int:
+        """Rows that all processes take together."""
+        return self.per_device * self.processes
+
+    @property
+    def accumulated(self) -> int:
+        """Batches whose gradients are summed: as near to `wanted` rows as `at_once` allows, one at least."""
+        return max(1, round(self.wanted / self.at_once))
+
+    def steps(self, rows: int, epochs: float, max_steps: int | None) -> int:
+        """Optimizer steps of a whole run: `max_steps`, or those of so many epochs as the Trainer counts them."""
+        if max_steps is not None:
+            return max_steps
+        return math.ceil(epochs * math.ceil(math.ceil(rows / self.at_once) / self.accumulated))
+
+    def text(self, steps: int) -> str:
+        """The effective batch and its parts, with a warning where so few steps hardly train."""
+        rows = self.at_once * self.accumulated
+        text = (
+            f"batch     {rows} rows for each of {steps} optimizer steps: {self.per_device} a device x {self.processes} "
+            f"process(es) x {self.accumulated} accumulated"
+        )
+        if rows != self.wanted:
+            text += f"; train.effective_batch {self.wanted} is no multiple of the {self.at_once} rows taken at once"
+        if steps < FEW_STEPS:
+            text += (
+                f"\nWARNING   {steps} optimizer steps hardly train anything; {FEW_STEPS} are the least that makes sense. "
+                f"Lower train.effective_batch (now {self.wanted}), raise train.num_train_epochs, or add items"
+            )
+        return text

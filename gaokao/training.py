@@ -1,6 +1,7 @@
 """Fine-tuning: what is trained on, the trainer and its callbacks, whole checkpoints, the figures of a run."""
 
 import math
+import os
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,8 +21,6 @@ from gaokao.prompts import Example, format_chat
 from gaokao.records import Record
 from gaokao.resume import step_of
 
-# Below this number an optimizer has hardly left its warm-up, whatever the loss says.
-FEW_STEPS = 20
 # Keys of the section train that trl's settings do not have.
 OWN_KEYS = {"effective_batch", "save_minutes", "keep", "early_stopping", "resume"}
 
@@ -29,47 +28,6 @@ OWN_KEYS = {"effective_batch", "save_minutes", "keep", "early_stopping", "resume
 def as_dataset(records: Sequence[Record], chats: Sequence[Example] = ()) -> datasets.Dataset:
     """Records, and other examples after them, in trl's conversational prompt-completion form."""
     return datasets.Dataset.from_list([*(dict(format_chat(record)) for record in records), *map(dict, chats)])
-
-
-class Batch(NamedTuple):
-    """How the rows that an optimizer step learns from come together."""
-
-    wanted: int
-    """`train.effective_batch`."""
-    per_device: int
-    processes: int
-
-    @property
-    def at_once(self) -> int:
-        """Rows that all processes take together."""
-        return self.per_device * self.processes
-
-    @property
-    def accumulated(self) -> int:
-        """Batches whose gradients are summed: as near to `wanted` rows as `at_once` allows, one at least."""
-        return max(1, round(self.wanted / self.at_once))
-
-    def steps(self, rows: int, epochs: float, max_steps: int | None) -> int:
-        """Optimizer steps of a whole run: `max_steps`, or those of so many epochs as the Trainer counts them."""
-        if max_steps is not None:
-            return max_steps
-        return math.ceil(epochs * math.ceil(math.ceil(rows / self.at_once) / self.accumulated))
-
-    def text(self, steps: int) -> str:
-        """The effective batch and its parts, with a warning where so few steps hardly train."""
-        rows = self.at_once * self.accumulated
-        text = (
-            f"batch     {rows} rows for each of {steps} optimizer steps: {self.per_device} a device x {self.processes} "
-            f"process(es) x {self.accumulated} accumulated"
-        )
-        if rows != self.wanted:
-            text += f"; train.effective_batch {self.wanted} is no multiple of the {self.at_once} rows taken at once"
-        if steps < FEW_STEPS:
-            text += (
-                f"\nWARNING   {steps} optimizer steps hardly train anything; {FEW_STEPS} are the least that makes sense. "
-                f"Lower train.effective_batch (now {self.wanted}), raise train.num_train_epochs, or add items"
-            )
-        return text
 
 
 def sft_arguments(

@@ -26,39 +26,23 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save_file
 
-from gaokao import adapters, generation, models, runs, splits, tiny, training
+from gaokao import adapters, generation, memory, models, runs, splits, tiny, training
 from gaokao.chats import ChatPool
 from gaokao.config import Config
 from gaokao.console import quiet_libraries
 from gaokao.errors import UserError, run_script
 from gaokao.records import load_records
 from gaokao.settings import load_config
+from gaokao.shapes import TABLE, TINY, Shape
 
 STEPS, SAVED_AT = 10, 5
 PROMPTS, NEW_TOKENS = 8, 128
 GB = 1e9
 
 
-class Shape(NamedTuple):
-    """Of a Qwen2 (config.json of Qwen/Qwen2.5-*-Instruct on huggingface.co)."""
-
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    key_value_heads: int
-    vocabulary: int
-    tied: bool
-
-
-SHAPES = {
-    "tiny": Shape(256, 1024, 4, 4, 2, 4096, False),
-    "0.5B": Shape(896, 4864, 24, 14, 2, 151936, True),
-    "7B": Shape(3584, 18944, 28, 28, 4, 152064, False),
-    "14B": Shape(5120, 13824, 48, 40, 8, 152064, False),
-}
+SHAPES = {"tiny": TINY, **{size: TABLE[f"Qwen2.5-{size}"] for size in ("0.5B", "7B", "14B")}}
 # What README.md says of the shipped settings at 14B, computed, in GB.
-CLAIMED = {"weights of the loaded base": 9.9, "peak of training": 14.3, "memory of the smallest GPU named": 24.0}
+CLAIMED = {"weights of the loaded base": 9.9, "peak of training": 14.4, "memory of the smallest GPU named": 24.0}
 
 
 class Measured(NamedTuple):
@@ -76,7 +60,7 @@ class Measured(NamedTuple):
 
 def tensors(shape: Shape) -> Iterator[dict[str, torch.Size]]:
     """Names and shapes of the weights, in groups that are written to a file each."""
-    width = shape.hidden // shape.heads * shape.key_value_heads
+    width = shape.key_width
     yield {"model.embed_tokens.weight": torch.Size([shape.vocabulary, shape.hidden])}
     for number in range(shape.layers):
         prefix = f"model.layers.{number}."
@@ -93,13 +77,6 @@ def tensors(shape: Shape) -> Iterator[dict[str, torch.Size]]:
         yield {prefix + name: torch.Size(size) for name, size in sizes.items()}
     last = {"model.norm.weight": torch.Size([shape.hidden])}
     yield last if shape.tied else {**last, "lm_head.weight": torch.Size([shape.vocabulary, shape.hidden])}
-
-
-def count(shape: Shape) -> tuple[int, int]:
-    """Parameters of the whole model, and those of its linear layers (the output head among them)."""
-    sizes = {name: size.numel() for group in tensors(shape) for name, size in group.items()}
-    linear = sum(size for name, size in sizes.items() if name.endswith(("_proj.weight", "lm_head.weight")))
-    return sum(sizes.values()), linear + (sizes["model.embed_tokens.weight"] if shape.tied else 0)
 
 
 def write_base(folder: Path, shape: Shape) -> None:
@@ -160,7 +137,7 @@ def measure(base: Path, out: Path, config: Config, device: str, dtype: str, atte
     material = splits.gather(
         records,
         ChatPool(),
-        tokenizer,
+        splits.counter(tokenizer),
         context=chosen.context,
         max_length=settings.max_length,
         validation_share=0.0,
@@ -173,7 +150,7 @@ def measure(base: Path, out: Path, config: Config, device: str, dtype: str, atte
         return models.load_base(chosen)
 
     def trainer() -> Any:
-        batch = training.Batch(settings.effective_batch, settings.per_device_train_batch_size, 1)
+        batch = splits.Batch(settings.effective_batch, settings.per_device_train_batch_size, 1)
         return training.build_trainer(
             model=models.keep_4bit_layout(load()),
             tokenizer=tokenizer,
@@ -248,16 +225,18 @@ def variants(on_gpu: bool) -> Iterator[tuple[str, str]]:
             print(f"left out: {error}")
 
 
-def report(name: str, shape: Shape, measured: Measured, on_gpu: bool) -> None:
-    """The figures of a pass, and the claims of README.md beside them."""
-    _, linear = count(shape)
+def report(name: str, shape: Shape, measured: Measured, setup: memory.Setup) -> None:
+    """The figures of a pass, with the forecast and the claims of README.md beside them."""
     drift = max(abs(a - b) for a, b in zip(measured.losses, measured.resumed, strict=True))
-    flops = 6 * linear * measured.tokens_per_second / 1e12
+    flops = 6 * (shape.linear_parameters + shape.head_parameters) * measured.tokens_per_second / 1e12
+    # What torch does not hold is not in its figures.
+    terms = [term for term in memory.memory(shape, setup) if term.name != "CUDA context"]
+    weights, expected = memory.peak(memory.weights(shape, setup)), memory.peak(terms)
     print(
         f"{name}\n"
-        f"  weights of the loaded base   {measured.weights / GB:8.2f} GB\n"
-        f"  peak of training             {measured.training_peak / GB:8.2f} GB reserved by torch"
-        f"{'' if on_gpu else ' (no GPU: not measured)'}\n"
+        f"  weights of the loaded base   {measured.weights / GB:8.2f} GB; forecast {weights / GB:.2f}\n"
+        f"  peak of training             {measured.training_peak / GB:8.2f} GB reserved by torch; forecast {expected / GB:.2f}"
+        f"{'' if setup.on_gpu else ' (no GPU: not measured; tests.benchmarks.memory_forecast does it for a CPU)'}\n"
         f"  training                     {measured.tokens_per_second:8.0f} tokens/s, {flops:.1f} TFLOP/s\n"
         f"  losses                       {measured.losses[0]:8.3f} -> {measured.losses[-1]:.3f}; resumed at step {SAVED_AT}: "
         f"largest difference {drift:.1e}\n"
@@ -265,10 +244,12 @@ def report(name: str, shape: Shape, measured: Measured, on_gpu: bool) -> None:
         f"  peak of generation           {measured.generation_peak / GB:8.2f} GB\n"
         f"  generation                   {measured.generated_per_second:8.1f} tokens/s, {PROMPTS} prompts at once"
     )
-    if shape == SHAPES["14B"] and on_gpu:
+    for term in terms if setup.on_gpu else ():
+        print(f"    {term.name:<30} {term.bytes / GB:6.2f} GB{'' if term.counts else ' (not at the peak)'}")
+    if shape == SHAPES["14B"] and setup.on_gpu:
         for what, claimed, found in (
             ("weights of the loaded base", CLAIMED["weights of the loaded base"], measured.weights),
-            ("peak of training", CLAIMED["peak of training"], measured.training_peak),
+            ("peak of training", CLAIMED["peak of training"], measured.training_peak + memory.CUDA_CONTEXT),
             ("peak fits the smallest GPU named", CLAIMED["memory of the smallest GPU named"], measured.training_peak),
         ):
             verdict = "holds" if found / GB <= 1.05 * claimed else "DOES NOT HOLD"
@@ -287,7 +268,7 @@ def main(argv: list[str]) -> None:
     models.check_devices(resolved.gpus)
     size, device = (chosen.size, "cuda:0") if on_gpu else ("tiny", "cpu")
     shape = SHAPES[size]
-    whole, linear = count(shape)
+    whole, linear = shape.parameters, shape.linear_parameters + shape.head_parameters
     card = (
         torch.cuda.get_device_name()
         if on_gpu
@@ -312,7 +293,8 @@ def main(argv: list[str]) -> None:
                 base, Path(temporary) / f"{dtype}-{attention}", resolved.config, device, dtype, attention
             )
             figures[name] = measured._asdict()
-            report(name, shape, measured, on_gpu)
+            setup = memory.setup_of(resolved.config, on_gpu=on_gpu, dtype=dtype, attention=attention)
+            report(name, shape, measured, setup)
         print(json.dumps({"card": card, "size": size, "passes": figures}))
 
 

@@ -6,6 +6,7 @@ import pytest
 from conftest import load
 
 from gaokao import models
+from gaokao.shapes import Shape
 from tests import gpu_check
 
 
@@ -14,15 +15,16 @@ from tests import gpu_check
 )
 def test_the_shapes_have_the_parameters_of_the_published_models(size: str, parameters: int) -> None:
     # As the model cards and the safetensors index of each repository state.
-    assert gpu_check.count(gpu_check.SHAPES[size])[0] == parameters
+    sizes = [shape for group in gpu_check.tensors(gpu_check.SHAPES[size]) for shape in group.values()]
+    assert sum(shape.numel() for shape in sizes) == parameters == gpu_check.SHAPES[size].parameters
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_random_base_loads_whole(tmp_path: Path, tied: bool) -> None:
-    shape = gpu_check.Shape(64, 128, 2, 4, 2, 4096, tied)
+    shape = Shape(64, 128, 2, 4, 2, 4096, tied)
     gpu_check.write_base(tmp_path / "base", shape)
     model = load(tmp_path / "base", quantization="none", dtype="bf16")
-    assert model.num_parameters() == gpu_check.count(shape)[0]
+    assert model.num_parameters() == shape.parameters
     assert {name for name, _ in model.named_parameters()} == {n for g in gpu_check.tensors(shape) for n in g}
     # Every weight came from the files: none was left as the library initializes it.
     assert all(abs(float(p.detach().float().std()) - 0.02) < 0.004 for n, p in model.named_parameters() if p.ndim == 2)

@@ -375,7 +375,7 @@ def test_the_validation_loss_is_the_mean_over_completion_tokens(small_base: Path
 def test_the_effective_batch_is_divided_by_processes_and_rows_at_once(
     wanted: int, per_device: int, processes: int, accumulated: int
 ) -> None:
-    batch = training.Batch(wanted, per_device, processes)
+    batch = splits.Batch(wanted, per_device, processes)
     assert batch.accumulated == accumulated
     text = batch.text(100)
     assert f"{per_device * processes * accumulated} rows for each of 100 optimizer steps" in text
@@ -384,9 +384,9 @@ def test_the_effective_batch_is_divided_by_processes_and_rows_at_once(
 
 
 def test_fewer_than_twenty_steps_are_warned_of_with_the_remedy() -> None:
-    assert "WARNING" not in training.Batch(8, 1, 1).text(20)
-    assert "WARNING   19 optimizer steps hardly train" in training.Batch(8, 1, 1).text(19)
-    assert "Lower train.effective_batch (now 8)" in training.Batch(8, 1, 1).text(19)
+    assert "WARNING" not in splits.Batch(8, 1, 1).text(20)
+    assert "WARNING   19 optimizer steps hardly train" in splits.Batch(8, 1, 1).text(19)
+    assert "Lower train.effective_batch (now 8)" in splits.Batch(8, 1, 1).text(19)
 
 
 @pytest.mark.parametrize("epochs", [1, 1.5, 3])
@@ -395,7 +395,7 @@ def test_steps_are_counted_as_the_trainer_counts_them(small_base: Path, tmp_path
         small_base, tmp_path, max_steps=None, num_train_epochs=epochs, packing=False, gradient_accumulation_steps=2,
         per_device_train_batch_size=2, learn=records(11),
     )  # fmt: skip
-    batch = training.Batch(4, 2, 1)
+    batch = splits.Batch(4, 2, 1)
     steps = batch.steps(len(built.train_dataset), epochs, None)
     span = training.run_training(built, None, steps)
     assert span.last_step == built.state.max_steps == steps
@@ -425,7 +425,7 @@ def test_overlong_records_are_left_out_whole_and_named(small_base: Path) -> None
     tokenizer = models.load_tokenizer(small_base)
     lengths = sorted(len(splits.example_ids(tokenizer, format_chat(record))) for record in BUNDLED)
     limit = lengths[len(lengths) // 2]
-    fitted = splits.filter_by_length(BUNDLED, tokenizer, limit)
+    fitted = splits.filter_by_length(BUNDLED, splits.counter(tokenizer), limit)
     assert len(fitted.records) + len(fitted.overlong) == len(BUNDLED)
     assert max(fitted.lengths) <= limit < min(length for _, length in fitted.overlong)
 
@@ -433,7 +433,7 @@ def test_overlong_records_are_left_out_whole_and_named(small_base: Path) -> None
 def test_every_record_overlong_is_an_error_that_names_the_shortest(small_base: Path) -> None:
     tokenizer = models.load_tokenizer(small_base)
     with pytest.raises(UserError, match=r"every one of the 207 records is longer; the shortest has \d+ tokens"):
-        splits.filter_by_length(BUNDLED, tokenizer, 64)
+        splits.filter_by_length(BUNDLED, splits.counter(tokenizer), 64)
 
 
 def test_the_held_out_share_is_taken_at_random_once_for_a_seed() -> None:
@@ -597,7 +597,14 @@ def test_rows_longer_than_the_context_of_the_base_are_refused(small_base: Path) 
 
     def gather(context: int | None) -> splits.Material:
         return splits.gather(
-            records(4), ChatPool(), tokenizer, context=context, max_length=4096, validation_share=0, mix_ratio=1, seed=1
+            records(4),
+            ChatPool(),
+            splits.counter(tokenizer),
+            context=context,
+            max_length=4096,
+            validation_share=0,
+            mix_ratio=1,
+            seed=1,
         )
 
     assert len(gather(4096).train_records) == len(gather(None).train_records) == 4
@@ -612,7 +619,14 @@ def test_what_is_held_out_is_taken_from_what_fits(small_base: Path) -> None:
     lengths = sorted(len(splits.example_ids(tokenizer, format_chat(record))) for record in BUNDLED)
     limit = lengths[len(lengths) // 2]
     material = splits.gather(
-        BUNDLED, ChatPool(), tokenizer, context=None, max_length=limit, validation_share=0.25, mix_ratio=1.0, seed=1
+        BUNDLED,
+        ChatPool(),
+        splits.counter(tokenizer),
+        context=None,
+        max_length=limit,
+        validation_share=0.25,
+        mix_ratio=1.0,
+        seed=1,
     )
     fits = {record.id for record in material.fitted.records}
     assert {record.id for record in (*material.train_records, *material.validation_records)} == fits
