@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from gaokao import plan, resume, runs
+from gaokao import plan, resume, runs, trackers
 from gaokao.audit import summary_line
 from gaokao.chats import ChatPool, load_pool
 from gaokao.config import OTHER_DIR, OTHER_RUN
@@ -36,6 +36,7 @@ def main(argv: list[str]) -> None:
         return
     require_device(resolved)
     plan.require_room(resolved)
+    trackers.prepare(config.train.report_to, config.run_folder)
 
     quiet_libraries()
     from gaokao import models
@@ -87,6 +88,8 @@ def train(resolved: Resolved, records: list[Record], pool: ChatPool, processes: 
     if first and (aside := resume.open_run(run, record, start)):
         say(f"earlier   {aside}")
     processes.wait_for_everyone()
+    if first:
+        trackers.start(config.train.report_to, run.name)
     span = training.run_training(trainer, start.checkpoint, steps, config.train.save_minutes)
     record |= {"steps": span.last_step, "history": trainer.state.log_history}
     record["spans"] += [span._asdict()] if span.tokens else []
@@ -101,7 +104,7 @@ def train(resolved: Resolved, records: list[Record], pool: ChatPool, processes: 
     if first:
         adapters.save_adapter(trainer.model, base.tokenizer, adapter, run / runs.ADAPTER, material.train_records)
         record |= {"adapter_step": step, "adapter_step_reason": why}
-        finish(run, trainer.state, span, record)
+        training.finish(run, trainer.state, span, record)
         say(f"adapter   {run / runs.ADAPTER}, of step {step} of {span.last_step}: {why}")
 
 
@@ -131,17 +134,6 @@ def build(resolved: Resolved, base: Any, material: Any, processes: int) -> tuple
         early_stopping=config.train.early_stopping,
     )
     return trainer, batch
-
-
-def finish(run: Path, state: Any, span: Any, record: dict[str, Any]) -> None:
-    """Loss curve and run record; the record says `finished` only once everything else is written."""
-    from gaokao import pictures, training
-
-    pictures.draw_losses(state.log_history, run / "loss.png")
-    metrics = training.final_metrics(state, span)
-    runs.write_json(run / runs.RUN_RECORD, record | {"status": "finished", "metrics": metrics})
-    print(f"result    {training.metrics_text(metrics)}; {span.seconds:.0f} s for {span.steps} steps")
-    print(f"files     {run / 'loss.png'}, {run / runs.RUN_RECORD}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,10 @@ ALL_LINEAR = "all-linear"
 AUTO_ADAPTER, BARE_BASE = "auto", "none"
 # generate.engine: the model at hand, or any server that speaks OpenAI's chat completions.
 TRANSFORMERS, OPENAI = "transformers", "openai"
+# model.hub, beside the address of a mirror.
+HUGGINGFACE, MODELSCOPE = "huggingface", "modelscope"
+# train.report_to: nothing leaves this machine.
+NO_TRACKER = "none"
 # generate.batch_size: as many as the memory takes.
 AUTO_BATCH = "auto"
 # What both scripts advise where a run's folder cannot be used.
@@ -84,6 +88,15 @@ def _modules(value: Any) -> Any:
     return names
 
 
+def _hub(value: str) -> str:
+    """A hub by name, or the address of a mirror of Hugging Face."""
+    if value not in (HUGGINGFACE, MODELSCOPE) and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", value):
+        raise ValueError(
+            f"must be {HUGGINGFACE}, {MODELSCOPE}, or the address of a mirror such as https://hf-mirror.com"
+        )
+    return value.rstrip("/")
+
+
 OneOrSeveral = Annotated[str | list[str], BeforeValidator(_one_or_several)]
 NoneOrSeveral = Annotated[str | list[str] | None, BeforeValidator(lambda v: None if v is None else _one_or_several(v))]
 
@@ -120,7 +133,7 @@ class ModelConfig(Section):
     """The base model, and how it is held in memory."""
 
     base: Name = _key("Qwen/Qwen2.5-14B-Instruct", "Hub name, local folder, or builtin:tiny (no download)")
-    hub: Literal["huggingface", "modelscope"] = _key("huggingface", "huggingface, or modelscope (reached from China)")
+    hub: Annotated[Name, AfterValidator(_hub)] = _key(HUGGINGFACE, "huggingface, modelscope, or a mirror: https://...")
     revision: Name | None = _key(None, "Branch, tag or commit on the hub; null: its default")
     quantization: Literal["nf4", "int8", "none"] = _key("nf4", "nf4: 4-bit (QLoRA); int8: twice the memory; none: 4 x")
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = _key("auto", "bf16, fp16 or fp32; auto: what the hardware has")
@@ -178,6 +191,9 @@ class TrainConfig(Section):
     save_steps: Count = _key(50, "Steps between two checkpoints")
     save_minutes: float | None = _key(20, "Minutes between two at most; null: only save_steps", ge=0.01, le=10**6)
     save_total_limit: int = _key(2, "Checkpoints kept, the best one among them", ge=2, le=10**6)
+    report_to: Literal["none", "tensorboard", "wandb", "swanlab", "mlflow", "trackio"] = _key(
+        NO_TRACKER, "tensorboard, wandb, swanlab, mlflow or trackio; none: nowhere"
+    )
     resume: Literal["auto"] | bool = _key("auto", "auto: go on where one can; true: must; false: start new")
     seed: Seed = _key(42, "The same seed and machine give the same losses")
 

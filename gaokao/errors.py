@@ -11,8 +11,13 @@ from typing import Any, Generic, TypeVar
 USER_ERROR_EXIT_CODE = 2
 # What a shell reports of a command that SIGPIPE ended, as it ends `cat` in `cat FILE | head`.
 BROKEN_PIPE_EXIT_CODE = 141
-# The disk is full, or the quota, wherever a file was being written.
-DISK_ERRORS = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+# The disk is full, or the quota, or it is of a kind that takes no file of that size (FAT32), wherever one was being written.
+DISK_ERRORS = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}
+# How libraries say it that raise types of their own: safetensors, and torch.save (the last three).
+DISK_TEXTS = (
+    "No space left on device", "Disk quota exceeded", "File too large",
+    "PytorchStreamWriter failed writing", "iostream error", "unexpected pos ",
+)  # fmt: skip
 # Errors named in one message; a file of another kind can have an error in each of its million lines.
 MAX_FAULTS = 50
 
@@ -70,6 +75,13 @@ def first_line(error: BaseException) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
+def disk_full(error: BaseException) -> bool:
+    """Whether a file could not be written because there is no room for it."""
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return True
+    return any(text in str(error) for text in DISK_TEXTS)
+
+
 def elsewhere(path: str | Path) -> str:
     """The end of a message about a missing file: where to start from, if it lies in the project's folder; else empty."""
     if os.path.exists(path) or not os.path.exists(PROJECT / path):
@@ -111,11 +123,12 @@ def _exit_code(main: Callable[[list[str]], None]) -> int | str | None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR_EXIT_CODE
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
+    except Exception as error:
+        if not disk_full(error):
             raise
+        name, reason = getattr(error, "filename", None), getattr(error, "strerror", None)
         print(
-            f"error: {error.filename or 'a file'}: cannot be written ({error.strerror}); make room, and run it again",
+            f"error: {name or 'a file'}: cannot be written ({reason or first_line(error)}); make room, and run it again",
             file=sys.stderr,
         )
         return USER_ERROR_EXIT_CODE

@@ -30,12 +30,12 @@ from transformers.utils import logging as transformers_logging
 
 from gaokao import tiny
 from gaokao.config import BUILTIN_TINY
+from gaokao.downloads import download
 from gaokao.errors import UserError, elsewhere, first_line
 from gaokao.prompts import Message
 
+WEIGHT_INDEX = "model.safetensors.index.json"
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-# What a model needs to be loaded: never *.bin or *.pt, which can run code when they are read; *.py only where asked for.
-HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
 
 
 # Other processes wait while the first one downloads 29 GB; with NCCL's own ten minutes they would be killed.
@@ -86,7 +86,7 @@ def choose_base(
 
     Args:
         base: name on the hub, local folder, or `builtin:tiny`.
-        hub: `huggingface` or `modelscope`.
+        hub: `huggingface`, `modelscope`, or the address of a mirror.
         revision: branch, tag or commit; `None` for the default.
         quantization: `nf4`, `int8` or `none`.
         dtype: `bf16`, `fp16`, `fp32` or `auto`.
@@ -198,7 +198,7 @@ def locate_base(
 
     Args:
         base: hub name, local folder, or `builtin:tiny`.
-        hub: `huggingface` or `modelscope`.
+        hub: `huggingface`, `modelscope`, or the address of a mirror.
         revision: branch, tag or commit; `None` for the default.
         tiny_folder: where built-in bases are kept.
         say: prints a line of progress.
@@ -220,40 +220,7 @@ def locate_base(
             f"model.base = {base}: there is no such folder{elsewhere(folder)}; name a folder, {BUILTIN_TINY}, or a hub "
             "name such as Qwen/Qwen2.5-14B-Instruct"
         )
-    return _with_safetensors(base, _download(base, hub, revision, trust_remote_code))
-
-
-def _download(base: str, hub: str, revision: str | None, trust_remote_code: bool) -> Path:
-    fetch = _client(hub)
-    files = [*HUB_FILES, "*.py"] if trust_remote_code else HUB_FILES
-    try:
-        return Path(fetch(base, revision=revision, allow_patterns=files))
-    # The clients raise dozens of types, and those of their transports (a refused proxy, a connection that breaks off in
-    # the middle of a file) have nothing in common but Exception; whichever it is, the remedy is the same.
-    except Exception as error:
-        ways = (
-            "set model.hub: modelscope (pip install modelscope; reached from mainland China), or set HF_ENDPOINT to a "
-            "mirror"
-            if hub == "huggingface"
-            else "set model.hub: huggingface"
-        )
-        raise UserError(
-            f"model.base = {base}: cannot be downloaded from {hub} ({first_line(error)}). Check the name, the network and the "
-            f"proxy, and run the same command again: files that arrived whole are kept. Or {ways}, or download it "
-            "elsewhere and set model.base to the folder"
-        ) from error
-
-
-def _client(hub: str) -> Callable[..., str]:
-    if hub == "modelscope":
-        try:
-            import modelscope
-        except ImportError:
-            raise UserError("model.hub = modelscope needs its client: pip install modelscope") from None
-        return modelscope.snapshot_download  # type: ignore[no-any-return]
-    import huggingface_hub
-
-    return huggingface_hub.snapshot_download
+    return _with_safetensors(base, download(base, hub, revision, trust_remote_code, say))
 
 
 def _with_safetensors(base: str, folder: Path) -> Path:
@@ -268,13 +235,13 @@ def _with_safetensors(base: str, folder: Path) -> Path:
             "are not loaded: convert it with save_pretrained"
         )
     try:
-        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        index = json.loads((folder / WEIGHT_INDEX).read_text(encoding="utf-8"))
         parts = sorted(set(index["weight_map"].values()))
     except FileNotFoundError:
         return folder
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{folder / 'model.safetensors.index.json'}: cannot be read ({first_line(error)}); copy or download it again"
+            f"{folder / WEIGHT_INDEX}: cannot be read ({first_line(error)}); copy or download it again"
         ) from None
     if missing := [part for part in parts if not (folder / str(part)).exists()]:
         raise UserError(

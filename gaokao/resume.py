@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 FREE_KEYS = {
     "train.num_train_epochs", "train.max_steps", "train.early_stopping", "train.keep", "train.resume",
     "train.logging_steps", "train.eval_steps", "train.save_steps", "train.save_minutes", "train.save_total_limit",
-    "train.gradient_checkpointing",
+    "train.gradient_checkpointing", "train.report_to",
 }  # fmt: skip
 
 

@@ -1,13 +1,12 @@
 """Fine-tuning: what is trained on, the trainer and its callbacks, whole checkpoints, the figures of a run."""
 
-import math
-import os
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
+import psutil
 import torch
 from peft import LoraConfig, set_peft_model_state_dict
 from safetensors.torch import load_file
@@ -15,11 +14,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallb
 from trl import SFTConfig, SFTTrainer
 
 from gaokao.callbacks import OnValidation, Progress, SaveInTime, SpanStart, StopOnNan
-from gaokao.errors import UserError
-from gaokao.pictures import curve
+from gaokao.config import NO_TRACKER
+from gaokao.errors import UserError, disk_full
+from gaokao.pictures import curve, draw_losses
 from gaokao.prompts import Example, format_chat
 from gaokao.records import Record
 from gaokao.resume import step_of
+from gaokao.runs import RUN_RECORD, write_json
+from gaokao.trackers import PROJECT
 
 # Keys of the section train that trl's settings do not have.
 OWN_KEYS = {"effective_batch", "save_minutes", "keep", "early_stopping", "resume"}
@@ -39,9 +41,10 @@ def sft_arguments(
     max_steps: int | None,
     eval_steps: int | None,
     gradient_checkpointing: bool,
+    report_to: str = NO_TRACKER,
     **named_alike: Any,
 ) -> SFTConfig:
-    """trl's settings for completion-only training that sends nothing anywhere.
+    """trl's settings for completion-only training; without `report_to` nothing is sent anywhere.
 
     Args:
         folder: where checkpoints go.
@@ -51,6 +54,7 @@ def sft_arguments(
         max_steps: optimizer steps, or `None` to count epochs.
         eval_steps: optimizer steps between validations, or `None` for the end of each epoch.
         gradient_checkpointing: recompute activations in the backward pass.
+        report_to: a tracker, or `none`.
         named_alike: settings that trl calls by the same name (learning_rate, packing, seed, ...).
     """
     arguments = SFTConfig(
@@ -61,6 +65,7 @@ def sft_arguments(
         # The name that transformers gives gradient checkpointing since 5.20.
         activation_checkpointing=gradient_checkpointing,
         completion_only_loss=True,
+        report_to=report_to,
         packing_strategy="bfd",
         bf16=dtype == "bf16",
         fp16=dtype == "fp16",
@@ -77,7 +82,8 @@ def sft_arguments(
         greater_is_better=False if validate else None,
         # Kept in checkpoints, so that a resumed run knows what it has seen; trl's own count starts at 0 again.
         include_num_input_tokens_seen="non_padding",
-        report_to="none",
+        run_name=folder.parent.name,
+        project=PROJECT,
         dataloader_pin_memory=on_gpu,
         **named_alike,
     )
@@ -95,6 +101,13 @@ def lora_config(*, r: int, alpha: float, dropout: float, target_modules: str | l
     )
 
 
+def memory_gb() -> float:
+    """The most GB that torch has taken on this process's GPU; without one, what the process has in memory now."""
+    return (
+        torch.cuda.max_memory_allocated() if torch.cuda.is_available() else psutil.Process().memory_info().rss
+    ) / 1e9
+
+
 class _PerTokenValidation(SFTTrainer):
     """trl's trainer with a validation loss per completion token, as the training loss is.
 
@@ -107,6 +120,12 @@ class _PerTokenValidation(SFTTrainer):
     ) -> tuple[Any, Any, Any]:
         loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         return loss * (inputs["labels"] != -100).sum().to(loss.device) / self.mean_tokens, logits, labels
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Say how much memory this process takes as well."""
+        if "loss" in logs:
+            logs["memory_gb"] = round(memory_gb(), 2)
+        super().log(logs, start_time)
 
     def weigh_rows(self) -> None:
         """Measure the validation rows; called once they are tokenized."""
@@ -256,6 +275,13 @@ def run_training(trainer: SFTTrainer, checkpoint: Path | None, steps: int, save_
             "the GPU ran out of memory; in this order: train.per_device_train_batch_size: 1, "
             "train.gradient_checkpointing: true, a smaller train.max_length, a smaller lora.r, a smaller model.base"
         ) from error
+    except Exception as error:
+        if not disk_full(error):
+            raise
+        raise UserError(
+            f"the disk was full while step {trainer.state.global_step} was saved; the checkpoints before it are whole and stay in "
+            f"{trainer.args.output_dir}. Make room there: the same command goes on from the last of them"
+        ) from error
     return Span(
         before.step,
         trainer.state.global_step,
@@ -288,6 +314,15 @@ def keep_step(trainer: SFTTrainer, keep: str) -> tuple[int, str]:
     if best != last:
         load_weights(trainer.model, checkpoint)
     return int(best), "the lowest validation loss"
+
+
+def finish(run: Path, state: TrainerState, span: Span, record: dict[str, Any]) -> None:
+    """Loss curve and run record; the record says `finished` only once everything else is written."""
+    draw_losses(state.log_history, run / "loss.png")
+    metrics = final_metrics(state, span)
+    write_json(run / RUN_RECORD, record | {"status": "finished", "metrics": metrics})
+    print(f"result    {metrics_text(metrics)}; {span.seconds:.0f} s for {span.steps} steps")
+    print(f"files     {run / 'loss.png'}, {run / RUN_RECORD}")
 
 
 def trainable_text(model: torch.nn.Module) -> str:

@@ -18,7 +18,11 @@ SOURCES, NO_SOURCES = ["a", "x" * 1024, ["a", "b"]], [*NO_NAMES, [], ["a", " "],
 NUMBERS = [float("inf"), float("nan"), 1e300, "nan", None]
 KEYS: dict[str, tuple[Any, list[Any], list[Any]]] = {
     "model.base": (BASE, NAMES, [*NO_NAMES, None]),
-    "model.hub": ("huggingface", ["huggingface", "modelscope"], ["github", None]),
+    "model.hub": (
+        "huggingface",
+        ["huggingface", "modelscope", "https://hf-mirror.com", "http://10.0.0.1:8080/hub"],
+        ["github", "hf-mirror.com", "ftp://a.b", "https://", "https://a b", "https://a?b", None],
+    ),
     "model.revision": (None, [None, *NAMES], NO_NAMES),
     "model.quantization": ("nf4", ["nf4", "int8", "none"], ["fp4", None]),
     "model.dtype": ("auto", ["auto", "bf16", "fp16", "fp32"], ["fp8", None]),
@@ -65,6 +69,11 @@ KEYS: dict[str, tuple[Any, list[Any], list[Any]]] = {
     "train.save_steps": (50, COUNT, NO_COUNT),
     "train.save_minutes": (20, [None, 0.01, 10**6], [0, 0.009, 10**6 + 1, *NUMBERS[:-1]]),
     "train.save_total_limit": (2, [2, 10**6], [1, 10**6 + 1]),
+    "train.report_to": (
+        "none",
+        ["none", "tensorboard", "wandb", "swanlab", "mlflow", "trackio"],
+        ["all", "TensorBoard", None],
+    ),
     "train.resume": ("auto", ["auto", True, False], ["maybe", 2, None]),
     "train.seed": (42, SEEDS, NOT_SEEDS),
     "evaluate.chance_rounds": (20, [1, 1000], [0, 1001]),
@@ -135,6 +144,10 @@ def test_a_list_of_one_source_is_that_source_and_a_list_of_one_module_stays_a_li
     # peft reads a text as a pattern for the whole path of a module: "q_proj" alone matches none.
     assert with_value("lora.target_modules", "q_proj") == ["q_proj"]
     assert with_value("lora.target_modules", ["all-linear"]) == "all-linear"
+
+
+def test_the_address_of_a_mirror_is_taken_without_its_last_slash() -> None:
+    assert with_value("model.hub", "https://hf-mirror.com/") == "https://hf-mirror.com"
 
 
 def test_every_key_of_train_is_one_of_trl_or_handled_in_training() -> None:

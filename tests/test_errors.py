@@ -61,6 +61,14 @@ def test_a_full_disk_is_a_message_and_other_trouble_with_files_a_bug() -> None:
     assert (full.returncode, full.stderr) == (
         2, "error: a file: cannot be written (No space left on device); make room, and run it again\n"
     )  # fmt: skip
+    # As torch.save and safetensors say it, whose errors are no OSError.
+    for text in (
+        "[enforce fail] . unexpected pos 64 vs 0",
+        "basic_ios::clear: iostream error",
+        "No space left on device",
+    ):
+        library = run(f"raise RuntimeError('{text}')")
+        assert library.returncode == 2 and f"cannot be written ({text}); make room" in library.stderr
     missing = run("open('/nowhere/at/all', 'w')")
     assert missing.returncode == 1 and "FileNotFoundError" in missing.stderr
 

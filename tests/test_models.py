@@ -1,24 +1,14 @@
 """Bases, quantization and adapters: what is loaded is what was asked for, or it is refused."""
 
-import hashlib
 import json
-import os
 import shutil
-import socket
-import struct
-import subprocess
 import sys
-import threading
-import types
 from collections.abc import Callable
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, chosen, load, quiet
+from conftest import chosen, load, quiet
 from safetensors.torch import load_file, save_file
 
 from gaokao import models
@@ -83,19 +73,6 @@ def test_a_folder_with_pickled_weights_only_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(UserError, match=r"holds no \*\.safetensors .*; other formats can run code"):
         models.locate_base(str(tmp_path), "huggingface", None, tmp_path, quiet)
-
-
-def test_a_hub_that_cannot_be_reached_names_the_ways_around(tmp_path: Path) -> None:
-    # HF_HUB_OFFLINE is set for all tests, so this fails at once, as without a network.
-    with pytest.raises(
-        UserError, match=r"cannot be downloaded from huggingface .* model\.hub: modelscope .* HF_ENDPOINT"
-    ):
-        models.locate_base("Qwen/Qwen2.5-14B-Instruct", "huggingface", None, tmp_path, quiet)
-
-
-def test_modelscope_without_its_client_says_what_to_install(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="pip install modelscope"):
-        models.locate_base("Qwen/Qwen2.5-14B-Instruct", "modelscope", None, tmp_path, quiet)
 
 
 def test_on_a_cpu_choices_have_reasons_and_a_named_one_that_cannot_run_is_refused() -> None:
@@ -223,187 +200,6 @@ def test_the_fingerprint_of_a_base_tells_weights_of_the_same_shape(small_base: P
     weights = load_file(other / "model.safetensors")
     save_file({name: value + 0.01 for name, value in weights.items()}, other / "model.safetensors", {"format": "pt"})
     assert models.base_fingerprint(other) != models.base_fingerprint(small_base)
-
-
-# --- downloads -------------------------------------------------------------------------------------------------------
-
-WEIGHTS = b"\x02\x00\x00\x00\x00\x00\x00\x00{}" * 20_000
-HUB_REPOSITORY = {
-    "config.json": b"{}",
-    "tokenizer.json": b"{}",
-    "merges.txt": b"a b",
-    "chat_template.jinja": b"{{ messages }}",
-    "model.safetensors": WEIGHTS,
-    "modeling_own.py": b"pass",
-    "pytorch_model.bin": WEIGHTS,
-    "original/consolidated.pt": WEIGHTS,
-    "README.md": b"#",
-}
-
-
-class Hub(ThreadingHTTPServer):
-    """As much of a model hub as a download needs; breaks off in the middle of the weights as often as it is told to."""
-
-    daemon_threads = True
-
-    def __init__(self, breaks: int) -> None:
-        super().__init__(("127.0.0.1", 0), HubHandler)
-        self.breaks = breaks
-        self.asked: list[str] = []
-
-
-class HubHandler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Hub
-
-    def do_GET(self) -> None:
-        path = self.path.split("?")[0]
-        self.server.asked.append(f"{self.command} {path}")
-        revision, _, name = path.removeprefix("/own/model/resolve/").partition("/")
-        if path.startswith("/api/models/own/model/revision/"):
-            commit = {"main": "a" * 40, "v2": "b" * 40}[path.rsplit("/", 1)[1]]
-            self.reply(json.dumps({"id": "own/model", "sha": commit, "siblings": []}).encode())
-        elif path.startswith("/api/models/own/model/tree/"):
-            entries = [
-                {"type": "file", "path": name, "size": len(body), "oid": hashlib.sha1(name.encode()).hexdigest()}
-                for name, body in HUB_REPOSITORY.items()
-            ]
-            self.reply(json.dumps(entries).encode())
-        elif name in HUB_REPOSITORY:
-            etag = f'"{hashlib.sha1(name.encode()).hexdigest()}"'
-            self.reply(HUB_REPOSITORY[name], {"ETag": etag, "X-Repo-Commit": revision})
-        else:
-            self.reply(b"{}", status=404)
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_CONNECT(self) -> None:
-        self.server.asked.append(f"CONNECT {self.path}")
-        self.reply(b"", status=403)
-
-    def reply(self, body: bytes, headers: dict[str, str] | None = None, status: int = 200) -> None:
-        self.send_response(status)
-        for key, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command == "HEAD":
-            return
-        if body is WEIGHTS and self.server.breaks:
-            self.server.breaks -= 1
-            self.wfile.write(body[: len(body) // 2])
-            self.wfile.flush()
-            # Closed without lingering, the peer's kernel reports a reset: an error of the transport, not of the hub.
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.connection.close()
-            self.close_connection = True
-            return
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-    def finish(self) -> None:
-        with suppress(OSError, ValueError):
-            super().finish()
-
-
-def serve(hub: Hub) -> str:
-    threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    return f"http://127.0.0.1:{hub.server_address[1]}"
-
-
-# In a process of its own, for the library reads its settings when it is imported.
-DOWNLOADS = """
-import json, sys
-from pathlib import Path
-from gaokao import models
-from gaokao.errors import UserError
-for arguments in json.loads(sys.argv[1]):
-    try:
-        folder = models.locate_base("own/model", "huggingface", tiny_folder=Path("none"), say=print, **arguments)
-        print(json.dumps(sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file())))
-    except UserError as error:
-        print(json.dumps(str(error)))
-"""
-
-
-def download(cache: Path, calls: list[dict[str, Any]], **env: str) -> list[Any]:
-    names = [name for name in os.environ if name.startswith("HF_") or name.lower().endswith("_proxy")]
-    done = subprocess.run(
-        [sys.executable, "-c", DOWNLOADS, json.dumps(calls)],
-        cwd=ROOT,
-        env={**{k: v for k, v in os.environ.items() if k not in names}, "HF_HOME": str(cache), **env},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def test_a_transfer_that_breaks_off_ends_in_the_remedy_and_the_next_call_goes_on(tmp_path: Path) -> None:
-    hub = Hub(breaks=1)
-    main = {"revision": None}
-    trusting = {"revision": "v2", "trust_remote_code": True}
-    broken, whole, trusted = download(tmp_path, [main, main, trusting], HF_ENDPOINT=serve(hub))
-    hub.shutdown()
-    assert broken.startswith("model.base = own/model: cannot be downloaded from huggingface (")
-    for part in (
-        "run the same command again",
-        "set model.hub: modelscope",
-        "HF_ENDPOINT",
-        "set model.base to the folder",
-    ):
-        assert part in broken
-    safe = ["chat_template.jinja", "config.json", "merges.txt", "model.safetensors", "tokenizer.json"]
-    assert whole == safe
-    assert trusted == sorted([*safe, "modeling_own.py"])
-    # What had arrived whole was not asked for again; the other revision is asked for by its own commit.
-    gets = [line.removeprefix("GET /own/model/resolve/") for line in hub.asked if line.startswith("GET /own/")]
-    first = [line.partition("/")[2] for line in gets if line.startswith("a" * 40)]
-    assert sorted(first) == sorted([*safe, "model.safetensors"])
-    assert [line for line in gets if not line.startswith("a" * 40)] == ["b" * 40 + "/modeling_own.py"]
-    assert not any(name in line for line in hub.asked for name in (".bin", ".pt", "README"))
-
-
-def test_a_proxy_that_refuses_ends_in_the_remedy(tmp_path: Path) -> None:
-    proxy = Hub(breaks=0)
-    (said,) = download(tmp_path, [{"revision": None}], HF_ENDPOINT="https://hub.invalid", HTTPS_PROXY=serve(proxy))
-    proxy.shutdown()
-    assert any(line.startswith("CONNECT hub.invalid") for line in proxy.asked)
-    assert said.startswith("model.base = own/model: cannot be downloaded from huggingface (")
-    assert "the network and the proxy" in said
-
-
-def test_ctrl_c_in_a_download_is_no_fault_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*arguments: Any, **options: Any) -> str:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        models.locate_base("own/model", "huggingface", None, tmp_path, quiet)
-
-
-def test_modelscope_is_asked_for_the_same_files_and_the_revision(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[tuple[str, dict[str, Any]]] = []
-
-    def snapshot_download(name: str, **options: Any) -> str:
-        calls.append((name, options))
-        (tmp_path / "model.safetensors").touch()
-        if len(calls) == 2:
-            raise RuntimeError("429\nand more")
-        return str(tmp_path)
-
-    monkeypatch.setitem(sys.modules, "modelscope", types.SimpleNamespace(snapshot_download=snapshot_download))
-    assert models.locate_base("own/model", "modelscope", "v2", tmp_path, quiet) == tmp_path
-    assert calls == [("own/model", {"revision": "v2", "allow_patterns": models.HUB_FILES})]
-    with pytest.raises(
-        UserError, match=r"cannot be downloaded from modelscope \(429\)\..* set model\.hub: huggingface"
-    ):
-        models.locate_base("own/model", "modelscope", None, tmp_path, quiet)
 
 
 def test_a_folder_without_all_of_its_parts_is_refused(tmp_path: Path) -> None:

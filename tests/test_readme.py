@@ -19,6 +19,7 @@ from gaokao.endpoint import OPENAI_PIN
 from gaokao.prompts import TYPE_HINTS, prepare_input
 from gaokao.records import SUBJECTS, TYPES, Record, load_records
 from gaokao.settings import KEYS, SECTIONS, load_config
+from gaokao.trackers import PACKAGES
 
 PAGES = {
     name: (ROOT / name).read_text(encoding="utf-8")
@@ -227,7 +228,7 @@ def test_files_of_the_project_that_are_named_are_there(name: str) -> None:
 
 
 def test_versions_in_the_pages_are_the_pinned_ones() -> None:
-    pins = {OPENAI_PIN}
+    pins = {OPENAI_PIN, *PACKAGES.values()}
     for name in ("requirements.txt", "tests/requirements.txt"):
         pins |= {line for line in (ROOT / name).read_text(encoding="utf-8").splitlines() if re.match(r"[\w-]+==", line)}
     named = {pin for page in PAGES.values() for pin in re.findall(r"[\w-]+==[\d.]+\d", page)}

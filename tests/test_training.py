@@ -117,6 +117,27 @@ def test_trainable_parameters_are_the_adapter_in_fp32(small_base: Path, tmp_path
     assert set(trainable.values()) == {torch.float32}
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
+def test_a_disk_that_is_full_while_saving_leaves_the_last_whole_checkpoint(small_base: Path, tmp_path: Path) -> None:
+    built = trainer(small_base, tmp_path, save_steps=2)
+    (tmp_path / "checkpoint-4").mkdir()
+    (tmp_path / "checkpoint-4" / "optimizer.pt").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="the disk was full while step 4 was saved; .* goes on from the last of them"):
+        fit(built)
+    found = resume.find_checkpoints(tmp_path, 1, False)
+    assert found.newest == tmp_path / "checkpoint-2"
+    assert [path.name for path, _ in found.broken] == ["checkpoint-4"]
+
+
+def test_every_point_of_the_training_loss_says_speed_learning_rate_and_memory(small_base: Path, tmp_path: Path) -> None:
+    built = trainer(small_base, tmp_path, validation=2)
+    fit(built)
+    points = [entry for entry in built.state.log_history if "loss" in entry]
+    assert len(points) == 4
+    assert all(0.05 < point["memory_gb"] < 64 and point["train_tokens_per_second"] > 0 for point in points)
+    assert all("learning_rate" in point for point in points)
+
+
 def test_validation_in_4_bit_does_not_disturb_training(small_base: Path, tmp_path: Path) -> None:
     # bf16 is what makes bitsandbytes repack the weights on CPUs with AVX512-BF16; elsewhere this holds as well.
     with_validation = trainer(small_base, tmp_path / "a", validation=3, dtype="bf16", eval_steps=1)
