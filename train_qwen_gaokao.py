@@ -4,15 +4,17 @@ python train_qwen_gaokao.py                          # one GPU, or a laptop: see
 python train_qwen_gaokao.py                          # the same command goes on after an interruption
 torchrun --nproc_per_node 8 train_qwen_gaokao.py     # all GPUs of a machine
 python train_qwen_gaokao.py --plan                   # memory, tokens, steps and hours; trains nothing
+python train_qwen_gaokao.py --export DIR             # the finished run as a model, its adapter merged
 python train_qwen_gaokao.py --help                   # its keys of config.yaml
 """
 
+import argparse
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from gaokao import plan, resume, runs, trackers
+from gaokao import export, plan, resume, runs, trackers
 from gaokao.audit import summary_line
 from gaokao.chats import ChatPool, load_pool
 from gaokao.config import OTHER_DIR, OTHER_RUN
@@ -26,9 +28,10 @@ from gaokao.sources import as_arguments
 def main(argv: list[str]) -> None:
     """Config -> records -> tokenizer and 4-bit base -> LoRA fine-tuning -> adapter and run record."""
     explain = ("train", "data", "lora", "model", "output")
-    add = plan.add_options
-    resolved = load_config(argv, prog="train_qwen_gaokao.py", description=__doc__, explain=explain, add=add)
+    resolved = load_config(argv, prog="train_qwen_gaokao.py", description=__doc__, explain=explain, add=add_options)
     config = resolved.config
+    if export.asked(resolved.actions):
+        return export.export(resolved)
     records = load_records(config.data.train, "train", "data.train")
     pool = load_pool(config.data.mix, config.data.mix_ratio, len(records), config.train.seed, "data.mix")
     if resolved.actions.plan:
@@ -49,6 +52,12 @@ def main(argv: list[str]) -> None:
         if first:
             print("\n".join(last_lines(resolved, next_command("infer_qwen_gaokao.py", argv))))
         processes.wait_for_everyone()
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What this command can be asked for beside the keys of config.yaml."""
+    plan.add_options(parser)
+    export.add_options(parser)
 
 
 def train(resolved: Resolved, records: list[Record], pool: ChatPool, processes: Any, say: Any) -> None:

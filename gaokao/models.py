@@ -20,6 +20,7 @@ from accelerate import PartialState
 from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -251,6 +252,15 @@ def _with_safetensors(base: str, folder: Path) -> Path:
     return folder
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files that a base is loaded from, in the order of their names; others may lie beside them."""
+    whole = folder / "model.safetensors"
+    if whole.exists():
+        return [whole]
+    index = json.loads((folder / WEIGHT_INDEX).read_text(encoding="utf-8"))
+    return [folder / name for name in sorted(set(index["weight_map"].values()))]
+
+
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a base or adapter folder, with padding that is not the end token.
 
@@ -305,6 +315,26 @@ def quantization_config(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig | N
     if kind == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     return None
+
+
+def through_nf4(weight: torch.Tensor) -> torch.Tensor:
+    """What a forward pass sees of a weight that was quantized as `quantization_config` says: same shape and type."""
+    config = quantization_config("nf4", weight.dtype)
+    assert config is not None
+    packed, state = bnb.functional.quantize_4bit(
+        weight, quant_type=config.bnb_4bit_quant_type, compress_statistics=config.bnb_4bit_use_double_quant
+    )
+    return bnb.functional.dequantize_4bit(packed, state)
+
+
+def quantized_weights(folder: Path, trust_remote_code: bool = False) -> set[str]:
+    """Names of the weights of a base that are quantized when it is loaded in 4 bit: of its linear layers but the head."""
+    with torch.device("meta"):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    head = model.get_output_embeddings()
+    layers = model.named_modules()
+    return {f"{name}.weight" for name, layer in layers if isinstance(layer, torch.nn.Linear) and layer is not head}
 
 
 def load_base(base: Base) -> PreTrainedModel:
