@@ -46,13 +46,13 @@ class Recipe:
     heads: int = 4
     key_value_heads: int = 2
     intermediate: int = 1024
-    context: int = 4096
+    context: int = 8192
     window: int = 96
     """Tokens that a layer looks back. A model this small loses its thread over a passage that it has never seen; with
     a short window it goes on by what it has just written."""
-    longest: int = 650
+    longest: int = 740
     """Characters; longer items are left out. The model must know its texts almost by heart within the time there is."""
-    steps: int = 800
+    steps: int = 420
     rows: int = 4
     row_tokens: int = 512
     noise: float = 0.12

@@ -120,7 +120,7 @@ def test_subjects_are_compared_apart_and_pooled() -> None:
 
 def test_the_questions_made_from_their_passages_are_nearest_to_them() -> None:
     for name, least in (("train", 0.95), ("test", 1.0)):
-        records = load_records(ROOT / "gaokao_data" / "grounded" / f"{name}.json")
+        records = load_records(ROOT / "gaokao_data" / f"{name}.json")
         row = grounding([Item.from_record(record) for record in records])[OUTSIDE]["all"]
         assert row["own_first"]["rate"] == 1.0 and row["without_spans"]["rate"] >= least
 

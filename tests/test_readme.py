@@ -291,7 +291,7 @@ def test_a_table_with_the_columns_of_the_page_is_read(half: str, tmp_path: Path)
 
 def test_counts_in_the_pages_are_those_of_the_code_and_the_data() -> None:
     counts = [len(load_records(ROOT / "gaokao_data" / name)) for name in ("train.json", "test.json")]
-    assert counts == [207, 45] and "252 bundled items" in ENGLISH and "252 道题" in CHINESE
+    assert counts == [324, 72] and "396 bundled items" in ENGLISH and "396 道题" in CHINESE
     for half, words in ((ENGLISH, " checks"), (CHINESE, " 项检查"), (PAGES["gaokao_data/README.md"], " checks")):
         assert set(re.findall(rf"(\d+){words}", half)) == {str(len(CHECKS))}
     assert re.search(r"\| 3,000 \| 3 \| 1e-4 \| 8 \|", ENGLISH)
