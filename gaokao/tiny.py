@@ -86,7 +86,7 @@ def build(folder: Path, say: Callable[[str], None], data: Path = BUNDLED, recipe
     pieces = [plain_pieces(record) for record in records]
     texts = [piece for group in pieces if sum(map(len, group)) <= recipe.longest for piece in group]
     tokenizer = train_tokenizer(texts, recipe)
-    time = "two to five minutes" if computes_bf16() else "ten to fifteen minutes (this CPU has no bf16 units)"
+    time = "two to three minutes" if computes_bf16() else "six to twelve minutes (this CPU has no bf16 units)"
     say(f"making {target.name} once: a Qwen2 of {recipe.layers} layers, {recipe.steps} steps, {time} at full size")
     model = pretrain(texts, tokenizer, recipe, say)
     part = target.with_name(f"{target.name}.part{os.getpid()}")
