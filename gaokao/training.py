@@ -9,6 +9,7 @@ import datasets
 import psutil
 import torch
 from peft import LoraConfig, set_peft_model_state_dict
+from peft.helpers import disable_input_dtype_casting
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, TrainerState
 from trl import SFTConfig, SFTTrainer
@@ -268,7 +269,9 @@ def run_training(trainer: SFTTrainer, checkpoint: Path | None, steps: int, save_
     trainer.add_callback(watch)
     trainer.add_callback(before)
     try:
-        with watch.listening():
+        # peft casts what goes into an adapter to fp32 and autocast casts it back, where peft does not see the autocast: on
+        # the CPU, and everywhere on a base that is not quantized. Left out, both change no number.
+        with watch.listening(), disable_input_dtype_casting(trainer.model):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.cuda.OutOfMemoryError as error:
         raise UserError(

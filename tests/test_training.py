@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT, load, record_row
+from peft.helpers import disable_input_dtype_casting
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
@@ -33,8 +35,9 @@ def records(count: int) -> list[Record]:
 
 
 def trainer(
-    base: Path, folder: Path, *, validation: int = 0, dtype: str = "fp32", dropout: float = 0.0, **changes: Any
-) -> Any:
+    base: Path, folder: Path, *, validation: int = 0, dtype: str = "fp32", quantization: str = "nf4",
+    dropout: float = 0.0, **changes: Any,
+) -> Any:  # fmt: skip
     """The project's own trainer on the small base, a few steps."""
     settings: dict[str, Any] = {
         "max_steps": 4,
@@ -52,7 +55,7 @@ def trainer(
     }
     ours = {key: changes.pop(key) for key in ("keep", "early_stopping", "chats") if key in changes}
     learn = changes.pop("learn", records(12))
-    model = load(base, dtype=dtype)
+    model = load(base, quantization, dtype)
     models.keep_4bit_layout(model)
     return training.build_trainer(
         model=model,
@@ -588,6 +591,35 @@ def test_the_head_sees_targets_only_and_loss_metrics_and_gradients_are_those_of_
     assert len(seen[0][2]) == len(seen[1][2]) > 0
     for one, other in zip(seen[0][2], seen[1][2], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "none"])
+def test_what_goes_into_an_adapter_is_not_cast_to_fp32_and_back_and_every_gradient_stays_the_same(
+    small_base: Path, tmp_path: Path, quantization: str
+) -> None:
+    built = trainer(small_base, tmp_path, dtype="bf16", quantization=quantization, max_steps=1)
+    layer = built.model.get_base_model().model.layers[0].mlp.up_proj
+    # An adapter starts as zeros in B, and no gradient would reach A.
+    for name, parameter in built.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(0))
+    seen: list[torch.dtype] = []
+    layer.lora_A["default"].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].dtype))
+    batch = next(iter(built.get_train_dataloader()))
+    gradients = []
+    for active in (False, True):
+        built.model.train()
+        built.model.zero_grad()
+        with disable_input_dtype_casting(built.model, active), torch.autocast("cpu", torch.bfloat16):
+            loss = built.compute_loss(built.model, dict(batch))
+        loss.backward()
+        gradients.append([p.grad.clone() for p in built.model.parameters() if p.requires_grad])
+    assert seen == [torch.float32, torch.bfloat16]
+    assert all(bool(one.any()) for one in gradients[0])
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+    fit(built)
+    assert seen[2:] == [torch.bfloat16]
+    assert all(part.cast_input_dtype_enabled for part in built.model.modules() if isinstance(part, BaseTunerLayer))
 
 
 def test_a_row_without_targets_gives_a_loss_of_zero(small_base: Path, tmp_path: Path) -> None:
