@@ -110,6 +110,7 @@ def train(resolved: Resolved, records: list[Record], pool: ChatPool, processes: 
 
     # 4. Adapter, loss curve, run record.
     step, why = training.keep_step(trainer, config.train.keep)
+    training.measure_general(trainer, material.chats[1], step)
     if first:
         adapters.save_adapter(trainer.model, base.tokenizer, adapter, run / runs.ADAPTER, material.train_records)
         record |= {"adapter_step": step, "adapter_step_reason": why}
@@ -138,7 +139,7 @@ def build(resolved: Resolved, base: Any, material: Any, processes: int) -> tuple
         lora=training.lora_config(**config.lora.model_dump()),
         train_records=material.train_records,
         validation_records=material.validation_records,
-        chats=material.mixed.examples,
+        chats=material.chats,
         keep=config.train.keep,
         early_stopping=config.train.early_stopping,
     )

@@ -79,6 +79,9 @@ class OnValidation(TrainerCallback):
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         """Decide by the history, which a resumed run has as well."""
+        if "eval_loss" not in metrics:
+            # What was measured are the general chats, and they decide nothing.
+            return
         losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
         since = len(losses) - 1 - losses.index(min(losses))
         if self.keep_best and since == 0:

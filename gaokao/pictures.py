@@ -30,7 +30,7 @@ ENGLISH = {
     "语文": "Chinese", "数学": "maths", "英语": "English", "物理": "physics", "化学": "chemistry", "生物": "biology", "政治": "politics",
     "历史": "history", "地理": "geography", "单选题": "single choice", "多选题": "multiple choice", "填空题": "fill-in", "主观题": "open-ended",
     "全部": "all", USABLE_LABEL: "usable (all hard checks passed), with 95% intervals", FEW_LABEL: f"fewer than {LEAST_ITEMS} questions: ",
-    "训练，每一步": "training, each step", "训练，{} 步平均": "training, mean of {} steps", "验证": "validation",
+    "训练，每一步": "training, each step", "训练，{} 步平均": "training, mean of {} steps", "验证": "validation", "通用对话": "general chats",
     "优化步": "optimizer step", "每个回答词元的损失": "loss per completion token", "学习率": "learning rate",
 }  # fmt: skip
 COLOURS = ("tab:blue", "tab:orange")
@@ -90,7 +90,7 @@ class Words:
 
 
 def draw_losses(history: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw training loss, validation loss and learning rate over the steps, whole or not at all.
+    """Draw the losses (training, validation, general chats) and the learning rate over the steps, whole or not at all.
 
     Args:
         history: the Trainer's log history, with a training loss at least once.
@@ -108,6 +108,10 @@ def draw_losses(history: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.plot(steps, means, label=words("训练，{} 步平均").format(window), color=COLOURS[0], linewidth=1.4)
         if validation := curve(history, "eval_loss"):
             axes.plot(*zip(*validation, strict=True), label=words("验证"), color=COLOURS[1], marker="o", markersize=4)
+        if general := curve(history, "general_loss"):
+            axes.plot(
+                *zip(*general, strict=True), label=words("通用对话"), color="tab:green", marker="s", linestyle=":"
+            )
         axes.set(
             xlabel=words("优化步"), ylabel=words("每个回答词元的损失"), title=words.name(path.resolve().parent.name)
         )

@@ -275,7 +275,7 @@ def text(resolved: Resolved, records: list[Record], pool: ChatPool) -> str:
     count, how = token_counter(found.folder)
     material = gather(records, pool, count, context=None, **keys_of(config))
     lengths = [count(format_chat(record)) for record in material.train_records]
-    lengths += map(count, material.mixed.examples)
+    lengths += map(count, material.chats[0])
     lines = ["plan      computed, not measured, for a machine with a GPU; GB are 10^9 bytes"]
     lines += _shape_lines(config, found, setup)
     lines += _memory_lines(found.shape, setup)

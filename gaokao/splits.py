@@ -6,7 +6,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from gaokao.chats import ChatPool, Mixed, choose
 from gaokao.config import Config
@@ -16,6 +16,8 @@ from gaokao.records import Record, drop_hints, fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+Item = TypeVar("Item")
 
 # Below this number an optimizer has hardly left its warm-up, whatever the loss says.
 FEW_STEPS = 20
@@ -67,12 +69,12 @@ def counter(tokenizer: "PreTrainedTokenizerBase") -> Callable[[Example], int]:
     return lambda example: len(example_ids(tokenizer, example))
 
 
-def split_validation(records: Sequence[Record], share: float, seed: int) -> tuple[list[Record], list[Record]]:
-    """Split into training and validation records at random, both in file order; one is held out at least if share > 0."""
-    count = 0 if share == 0 or len(records) < 2 else max(1, round(share * len(records)))
-    chosen = set(random.Random(seed).sample(range(len(records)), count))
-    train = [record for index, record in enumerate(records) if index not in chosen]
-    return train, [record for index, record in enumerate(records) if index in chosen]
+def split_validation(items: Sequence[Item], share: float, seed: int) -> tuple[list[Item], list[Item]]:
+    """Split into training and validation items at random, both in file order; one is held out at least if share > 0."""
+    count = 0 if share == 0 or len(items) < 2 else max(1, round(share * len(items)))
+    chosen = set(random.Random(seed).sample(range(len(items)), count))
+    train = [item for index, item in enumerate(items) if index not in chosen]
+    return train, [item for index, item in enumerate(items) if index in chosen]
 
 
 class Material(NamedTuple):
@@ -81,6 +83,8 @@ class Material(NamedTuple):
     train_records: list[Record]
     validation_records: list[Record]
     mixed: Mixed
+    chats: tuple[list[Example], list[Example]]
+    """The general ones that are learnt, and those that are held out."""
     fitted: Fitted
     fingerprint: str
     """Of all records."""
@@ -97,7 +101,9 @@ class Material(NamedTuple):
         if len(overlong) > 5:
             lines.append(f"          and {len(overlong) - 5} more; all of them are in run.json (train.max_length)")
         if self.mixed.record:
-            lines.append(f"mix       {self.mixed.text}")
+            lines.append(
+                f"mix       {self.mixed.text}; {len(self.chats[1])} of them held out, to measure what is forgotten"
+            )
         return "\n".join(lines)
 
     def record(self) -> dict[str, Any]:
@@ -107,7 +113,7 @@ class Material(NamedTuple):
             "train": len(self.train_records),
             "validation": [record.id for record in self.validation_records],
             "overlong": [{"id": identity, "tokens": length} for identity, length in self.fitted.overlong],
-            "mix": self.mixed.record,
+            "mix": self.mixed.record and self.mixed.record | {"held_out": len(self.chats[1])},
         }
 
     def fingerprints(self) -> dict[str, str | None]:
@@ -150,8 +156,8 @@ def gather(
         count: tokens of an example, prompt and answer.
         context: tokens that the base was made for, where it says so.
         max_length: tokens of the longest example that is trained on.
-        validation_share: of the records that fit.
-        mix_ratio: chats for each record that is trained on.
+        validation_share: of the records that fit, and of the chats.
+        mix_ratio: chats for each record that fits.
         seed: of the split, and of the difficulties and topics that are left out of half of the prompts.
 
     Raises:
@@ -166,11 +172,12 @@ def gather(
     train_records, validation_records = split_validation(drop_hints(fitted.records, seed), validation_share, seed)
     mixed = choose(
         pool,
-        wanted=round(mix_ratio * len(train_records)),
+        wanted=round(mix_ratio * len(fitted.records)),
         length=count,
         max_length=max_length,
     )
-    return Material(train_records, validation_records, mixed, fitted, fingerprint(records))
+    chats = split_validation(mixed.examples, validation_share, seed)
+    return Material(train_records, validation_records, mixed, chats, fitted, fingerprint(records))
 
 
 def packed_rows(lengths: Sequence[int], max_length: int) -> list[int]:

@@ -1,7 +1,8 @@
 """Fine-tuning: what is trained on, the trainer and its callbacks, whole checkpoints, the figures of a run."""
 
+import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import torch
 from peft import LoraConfig, set_peft_model_state_dict
 from peft.helpers import disable_input_dtype_casting
 from safetensors.torch import load_file
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, TrainerState
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, TrainerCallback, TrainerState
 from trl import SFTConfig, SFTTrainer
 
 from gaokao.callbacks import OnValidation, Progress, SaveInTime, SpanStart, StopOnNan
@@ -31,6 +32,16 @@ OWN_KEYS = {"effective_batch", "save_minutes", "keep", "early_stopping", "resume
 def as_dataset(records: Sequence[Record], chats: Sequence[Example] = ()) -> datasets.Dataset:
     """Records, and other examples after them, in trl's conversational prompt-completion form."""
     return datasets.Dataset.from_list([*(dict(format_chat(record)) for record in records), *map(dict, chats)])
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Tokenize without a progress bar for each step of it."""
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()
 
 
 def sft_arguments(
@@ -128,9 +139,35 @@ class _PerTokenValidation(SFTTrainer):
             logs["memory_gb"] = round(memory_gb(), 2)
         super().log(logs, start_time)
 
-    def weigh_rows(self) -> None:
-        """Measure the validation rows; called once they are tokenized."""
-        self.mean_tokens = count_tokens(self.eval_dataset)["completion_tokens"] / len(self.eval_dataset)
+    def evaluation_loop(self, dataloader: Any, *arguments: Any, **named: Any) -> Any:
+        self.mean_tokens = count_tokens(dataloader.dataset)["completion_tokens"] / len(dataloader.dataset)
+        return super().evaluation_loop(dataloader, *arguments, **named)
+
+
+def measure_general(trainer: SFTTrainer, chats: Sequence[Example], step: int) -> None:
+    """Log the loss per completion token on general chats that are not learnt: what tuning costs the base elsewhere.
+
+    Args:
+        trainer: with the adapter that is measured.
+        chats: those that are held out; where there are none, nothing is measured.
+        step: that the adapter is of; the Trainer would log the last one.
+    """
+    if chats:
+        with without_bars():
+            trainer.evaluate(as_dataset([], chats), metric_key_prefix="general")
+        trainer.state.log_history[-1]["step"] = step
+
+
+class _MeasureBase(TrainerCallback):
+    """Measures general chats before the first step; a resumed run has that in its history."""
+
+    def __init__(self, trainer: SFTTrainer, chats: Sequence[Example]) -> None:
+        self.trainer, self.chats = trainer, chats
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure; a new adapter changes nothing yet."""
+        if state.global_step == 0:
+            measure_general(self.trainer, self.chats, 0)
 
 
 def trainable_in_fp32(parameters: Iterable[torch.nn.Parameter]) -> int:
@@ -188,7 +225,7 @@ def build_trainer(
     lora: LoraConfig,
     train_records: Sequence[Record],
     validation_records: Sequence[Record],
-    chats: Sequence[Example] = (),
+    chats: tuple[Sequence[Example], Sequence[Example]] = ((), ()),
     keep: str = "last",
     early_stopping: int | None = None,
 ) -> SFTTrainer:
@@ -201,38 +238,36 @@ def build_trainer(
         lora: the adapter.
         train_records: what is learnt.
         validation_records: what the validation loss is measured on; may be empty.
-        chats: general ones, learnt beside the records, never validated on.
+        chats: general ones that are learnt beside the records, and others that are measured before the first step.
         keep: `best` saves every step with the lowest validation loss so far.
         early_stopping: validations without a lower loss that end the training, or `None`.
 
     Raises:
         UserError: the adapter's target modules are not in the model.
     """
-    datasets.disable_progress_bars()
     try:
-        trainer = _PerTokenValidation(
-            model=model,
-            args=arguments,
-            processing_class=tokenizer,
-            peft_config=lora,
-            train_dataset=as_dataset(train_records, chats),
-            eval_dataset=as_dataset(validation_records) if validation_records else None,
-        )
+        with without_bars():
+            trainer = _PerTokenValidation(
+                model=model,
+                args=arguments,
+                processing_class=tokenizer,
+                peft_config=lora,
+                train_dataset=as_dataset(train_records, chats[0]),
+                eval_dataset=as_dataset(validation_records) if validation_records else None,
+            )
     except ValueError as error:
         if "arget modules" not in str(error):
             raise
         raise UserError(
             f"lora.target_modules = {lora.target_modules}: the model has none of them; use all-linear"
-        ) from (error)
-    finally:
-        datasets.enable_progress_bars()
+        ) from error
     trainable_in_fp32(trainer.model.parameters())
     score_targets_only(trainer.model.get_base_model())
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Progress())
     trainer.add_callback(StopOnNan())
+    trainer.add_callback(_MeasureBase(trainer, chats[1]))
     if validation_records:
-        trainer.weigh_rows()
         trainer.add_callback(OnValidation(keep == "best", early_stopping))
     return trainer
 
@@ -350,6 +385,9 @@ def final_metrics(state: TrainerState, span: Span) -> dict[str, float]:
         losses = [loss for _, loss in validation]
         metrics |= {"validation_loss_first": losses[0], "validation_loss_last": losses[-1]}
         metrics["validation_loss_best"] = min(losses)
+    general = [loss for _, loss in curve(state.log_history, "general_loss")]
+    if len(general) > 1:
+        metrics |= {"general_loss_before": general[0], "general_loss_after": general[-1]}
     if span.tokens:
         metrics["tokens_per_second"] = round(span.tokens / span.seconds, 1)
     return metrics
@@ -362,6 +400,8 @@ def metrics_text(metrics: dict[str, float]) -> str:
         for name in ("train", "validation")
         if f"{name}_loss_first" in metrics
     ]
+    if "general_loss_before" in metrics:
+        parts.append(f"general loss {metrics['general_loss_before']:.3f} -> {metrics['general_loss_after']:.3f}")
     if "tokens_per_second" in metrics:
         parts.append(f"{metrics['tokens_per_second']:.0f} tokens/s")
     return ", ".join(parts)

@@ -19,6 +19,8 @@ HISTORY = [
     *({"step": step, "loss": 3.0 / step, "learning_rate": 1e-4 * (1 - step / 40)} for step in range(1, 41)),
     {"step": 20, "eval_loss": 1.5},
     {"step": 40, "eval_loss": 1.0},
+    {"step": 0, "general_loss": 2.0},
+    {"step": 30, "general_loss": 2.2},
 ]
 # A missing glyph, which would be a box, is a warning to matplotlib.
 pytestmark = pytest.mark.filterwarnings("error")
@@ -86,11 +88,12 @@ def test_the_usable_rate_stands_by_subject_and_type_with_its_interval_and_both_f
 def test_the_losses_stand_over_the_steps_with_the_learning_rate(tmp_path: Path, drawn: list[Any]) -> None:
     draw_losses(HISTORY, tmp_path / "loss.png")
     left, right = drawn[0].axes
-    each, mean, validation = left.get_lines()
+    each, mean, validation, general = left.get_lines()
+    assert (list(general.get_xdata()), list(general.get_ydata())) == ([0, 30], [2.0, 2.2])
     assert list(each.get_xdata()) == list(range(1, 41)) and each.get_ydata()[1] == 1.5
     assert list(mean.get_ydata()[:2]) == [3.0, 2.25]
     assert list(validation.get_ydata()) == [1.5, 1.0]
-    assert list(right.get_lines()[0].get_ydata())[-1] == 0 and len(right.get_legend().get_texts()) == 4
+    assert list(right.get_lines()[0].get_ydata())[-1] == 0 and len(right.get_legend().get_texts()) == 5
     draw_losses([{"step": 1, "loss": 2.0}], tmp_path / "loss.png")
     assert len(drawn[1].axes) == 1
 

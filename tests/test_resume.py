@@ -27,7 +27,7 @@ def asked(**changes: Any) -> dict[str, Any]:
     sections = {name: getattr(plain, name).model_copy(update=values) for name, values in changes.items()}
     resolved = Resolved(plain.model_copy(update=sections), {}, 0, Namespace())
     record = Record("r", "生物", "单选题", "课文", "", "题", ("A",), "析")
-    material = Material([record], [], Mixed(), Fitted([record], [9], []), "a" * 64)
+    material = Material([record], [], Mixed(), ([], []), Fitted([record], [9], []), "a" * 64)
     adapter = AdapterRecord("b", "b", "nf4", "c")
     choice = SimpleNamespace(value="fp32", _asdict=dict)
     base: Any = SimpleNamespace(quantization="nf4", dtype=choice, attention=choice)

@@ -377,7 +377,6 @@ def test_the_validation_loss_is_the_mean_over_completion_tokens(small_base: Path
     # One row much longer than the other: the mean of row means is another number.
     rows[0] = {**rows[0], "input_ids": rows[0]["input_ids"] * 3, "labels": rows[0]["labels"] * 3}
     built.eval_dataset = type(built.eval_dataset).from_list(rows)
-    built.weigh_rows()
     total, tokens = 0.0, 0
     means: list[float] = []
     model = built.model.eval()
@@ -632,13 +631,86 @@ def test_a_row_without_targets_gives_a_loss_of_zero(small_base: Path, tmp_path: 
     assert float(loss) == 0.0
 
 
+def general_chats(count: int, words: int = 1) -> list[Any]:
+    return [
+        {
+            "prompt": [{"role": "user", "content": "问"}],
+            "completion": [{"role": "assistant", "content": f"独特{n}" * words}],
+        }
+        for n in range(count)
+    ]
+
+
+def general_loss_by_hand(built: Any, chats: list[Any]) -> float:
+    """Per completion token over all chats, with the adapter as it is, from plain logits."""
+    total, tokens = 0.0, 0
+    for row in trainer_rows(built, chats):
+        ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])[1:]
+        with torch.no_grad():
+            logits = built.model.eval()(input_ids=ids, use_cache=False).logits[0, :-1]
+        total += float(torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum"))
+        tokens += int((labels != -100).sum())
+    return total / tokens
+
+
+def general_losses(built: Any) -> list[tuple[int, float]]:
+    return curve(built.state.log_history, "general_loss")
+
+
+def trainer_rows(built: Any, chats: list[Any]) -> list[Any]:
+    """Chats as trl tokenizes them, one a row."""
+    prepared = built._prepare_dataset(
+        training.as_dataset([], chats), built.processing_class, built.args, False, None, "by hand"
+    )
+    return list(prepared)
+
+
+def test_general_chats_are_measured_before_the_first_step_and_with_the_adapter_that_is_kept(
+    small_base: Path, tmp_path: Path
+) -> None:
+    # Of different lengths, so that a mean of rows is another number.
+    held = [*general_chats(2), *general_chats(1, words=40)]
+    settings: dict[str, Any] = {"validation": 3, "keep": "best", "learn": records(12), "save_total_limit": 2}
+    built = spoilt(small_base, tmp_path / "a", chats=(general_chats(3), held), **settings)
+    untouched = general_loss_by_hand(built, held)
+    fit(built)
+    seen = general_losses(built)
+    assert seen == [(0, pytest.approx(untouched, rel=1e-4))]
+    # Neither early stopping nor the best step looks at them.
+    assert len(validations(built)) == 7
+    step, _ = training.keep_step(built, "best")
+    training.measure_general(built, held, step)
+    after = general_loss_by_hand(built, held)
+    assert general_losses(built)[1:] == [(3, pytest.approx(after, rel=1e-4))]
+    metrics = training.final_metrics(built.state, training.Span(0, 7, True, 10, 1.0))
+    assert (metrics["general_loss_before"], metrics["general_loss_after"]) == (
+        pytest.approx(untouched, rel=1e-4), pytest.approx(after, rel=1e-4),
+    )  # fmt: skip
+    assert f"general loss {untouched:.3f} -> {after:.3f}" in training.metrics_text(metrics)
+    assert abs(after - untouched) > 1e-3
+
+    blind = spoilt(small_base, tmp_path / "b", chats=(general_chats(3), []), **settings)
+    fit(blind)
+    training.measure_general(blind, [], 3)
+    assert general_losses(blind) == []
+    assert losses(blind) == losses(built) and validations(blind) == validations(built)
+
+
+def test_a_resumed_run_keeps_the_loss_of_the_base_on_general_chats_and_measures_it_no_second_time(
+    small_base: Path, tmp_path: Path
+) -> None:
+    held = general_chats(2)
+    first = trainer(small_base, tmp_path, max_steps=2, chats=([], held), dtype="bf16")
+    fit(first)
+    resumed = trainer(small_base, tmp_path, max_steps=4, chats=([], held), dtype="bf16")
+    fit(resumed, tmp_path / "checkpoint-2")
+    assert general_losses(resumed) == general_losses(first)
+    assert len(general_losses(resumed)) == 1
+
+
 def test_chats_are_learnt_beside_the_records_and_never_validated_on(small_base: Path, tmp_path: Path) -> None:
     tokenizer = models.load_tokenizer(small_base)
-    chats: list[Any] = [
-        {"prompt": [{"role": "user", "content": "问"}], "completion": [{"role": "assistant", "content": f"独特{n}"}]}
-        for n in range(3)
-    ]
-    built = trainer(small_base, tmp_path, packing=False, validation=3, chats=chats)
+    built = trainer(small_base, tmp_path, packing=False, validation=3, chats=(general_chats(3), general_chats(2)))
     assert (len(built.train_dataset), len(built.eval_dataset)) == (15, 3)
     texts = [tokenizer.decode(row["input_ids"]) for row in built.train_dataset]
     assert sum("独特" in text for text in texts) == 3
@@ -687,10 +759,29 @@ def test_what_is_held_out_is_taken_from_what_fits(small_base: Path) -> None:
     shown = sum(bool(record.difficulty) for record in material.train_records) / len(material.train_records)
     assert 0.3 < shown < 0.7
     assert len(material.validation_records) == round(0.25 * len(fits))
-    assert material.mixed == Mixed()
+    assert material.mixed == Mixed() and material.chats == ([], [])
     text = material.text(limit)
     assert f"{len(BUNDLED)} records: {len(material.train_records)} to train on" in text
     assert f"and {len(BUNDLED) - len(fits) - 5} more; all of them are in run.json" in text
+
+
+def test_the_same_share_of_the_chats_is_held_out_and_the_record_and_the_screen_say_so(small_base: Path) -> None:
+    tokenizer = models.load_tokenizer(small_base)
+    pool = ChatPool("chats.jsonl", general_chats(100), 100, "f")
+
+    def gather(share: float) -> splits.Material:
+        return splits.gather(
+            records(20), pool, splits.counter(tokenizer), context=None, max_length=600, validation_share=share,
+            mix_ratio=2.0, seed=1,
+        )  # fmt: skip
+
+    material = gather(0.1)
+    learnt, held = material.chats
+    assert (len(learnt), len(held)) == (36, 4)
+    assert sorted(map(str, [*learnt, *held])) == sorted(map(str, pool.examples[:40]))
+    assert material.record()["mix"]["held_out"] == 4
+    assert "; 4 of them held out, to measure what is forgotten" in material.text(600)
+    assert gather(0.0).chats == (pool.examples[:40], [])
 
 
 def test_unknown_target_modules_are_a_users_mistake(small_base: Path, tmp_path: Path) -> None:
