@@ -343,16 +343,55 @@ def test_two_processes_share_the_items_and_one_that_is_killed_costs_what_it_had_
     assert done.stdout.count("files     ") == 1
 
 
-def test_two_processes_train_one_adapter(arguments: list[str], trained: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29517",
-         "train_qwen_gaokao.py", *arguments, "--output.run=two"],
-        cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=600,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert load(trained.parent / "two" / "run.json")["decisive"]["processes"] == 2
-    assert done.stdout.count("result ") == 1
+def together(machines: int, *command: str) -> list[tuple[int, str, str]]:
+    """Run a command by torchrun in two processes, on one machine or on what looks like two; of each: exit code, output."""
+    launcher = [
+        sys.executable, "-m", "torch.distributed.run", f"--nnodes={machines}", f"--nproc_per_node={2 // machines}",
+        "--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:29517", "--local_addr=127.0.0.1",
+    ]  # fmt: skip
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [*launcher, *command], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            encoding="utf-8",
+        )
+        for _ in range(machines)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=600) for process in started]
+    return [(process.returncode, *texts) for process, texts in zip(started, said, strict=True)]
+
+
+def test_two_processes_train_one_adapter_as_one_does_also_resumed_on_two_machines(
+    arguments: list[str], trained: Path, tmp_path: Path
+) -> None:
+    chats = [
+        {"messages": [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答" * n}]}
+        for n in range(1, 31)
+    ]
+    (tmp_path / "chats.json").write_text(json.dumps(chats), encoding="utf-8")
+    # A learning rate that does not depend on the last step, so that a run of 2 steps can go on to 5.
+    same = [
+        *arguments, f"--data.mix={tmp_path / 'chats.json'}", "--train.effective_batch=4", "--data.validation_share=0.2",
+        "--train.lr_scheduler_type=constant", "--train.warmup_steps=0", "--model.dtype=fp32",
+        "--train.keep=last",
+    ]  # fmt: skip
+    for machines, steps in ((1, 2), (2, 5)):
+        command = ["train_qwen_gaokao.py", *same, "--output.run=two", f"--train.max_steps={steps}"]
+        done = together(machines, *command)
+        assert all(code == 0 for code, _, _ in done), done[0][2][-3000:]
+        printed = "".join(output for _, output, _ in done)
+        assert printed.count("result ") == 1
+    assert "goes on from" in printed and "general loss " in printed
+    one = run_script("train_qwen_gaokao.py", *same, "--output.run=one", "--train.max_steps=5")
+    assert one.returncode == 0, one.stderr
+    records = [load(trained.parent / name / "run.json") for name in ("two", "one")]
+    assert [record["decisive"]["processes"] for record in records] == [2, 1]
+    assert records[0]["data"]["mix"]["held_out"] == 4
+    for key, count in (("loss", 5), ("grad_norm", 5), ("eval_loss", 3), ("general_loss", 2)):
+        two, one_alone = (
+            {entry["step"]: entry[key] for entry in record["history"] if key in entry} for record in records
+        )
+        assert len(two) == count and two == pytest.approx(one_alone, rel=1e-3), key
     assert run_script("infer_qwen_gaokao.py", *arguments, "--output.run=two").returncode == 0
 
 
