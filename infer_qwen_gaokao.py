@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
         argv,
         prog="infer_qwen_gaokao.py",
         description=__doc__,
-        explain=("generate", "data", "model", "output", "evaluate"),
+        explain=("generate", "data", "model", "output"),
         shortcuts={"generate.adapter": "adapter"},
         add=add_options,
     )

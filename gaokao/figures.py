@@ -222,7 +222,7 @@ def _cost_lines(found: Mapping[str, Any]) -> list[str]:
         return []
     lines = [
         f"          {found['answers']} answers ({found['new']} new, {found['cut_off']} cut off, {found['refused']} refused), "
-        f"prompt + {found['completion_tokens']:,} completion tokens"
+        f"{found['prompt_tokens']:,} prompt + {found['completion_tokens']:,} completion tokens"
     ]
     lines += [f"          {count} requests failed: {reason}" for reason, count in found["failed"].items()]
     return lines

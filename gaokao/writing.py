@@ -309,9 +309,7 @@ def write_questions(
         UserError: the engine failed, or a journal is not whole.
     """
     first, prompts = engine.process == 0, engine.prompts(records)
-    asked_for = {"data": fingerprint(records), "prompt": digest([prepare_input(record) for record in _EVERY])}
-    inputs = engine.inputs() | asked_for | {"generate.attempts": attempts, "generate.seed": seed}
-    inputs |= solver.inputs() if solver else {}
+    inputs = _inputs(records, engine, solver) | {"generate.attempts": attempts, "generate.seed": seed}
     engine.meet()
     if is_finished(folder, inputs) and not restart:
         if first:
@@ -339,6 +337,11 @@ def write_questions(
             write_json(folder / QUESTIONS, [item.to_dict() for item in kept])
             print(f"wrote     {len(kept)} questions of {len(drafts.by_place)} drafts")
     return kept
+
+
+def _inputs(records: Sequence[Record], engine: Engine, solver: Solver | None) -> dict[str, Any]:
+    asked_for = {"data": fingerprint(records), "prompt": digest([prepare_input(record) for record in _EVERY])}
+    return engine.inputs() | asked_for | (solver.inputs() if solver else {})
 
 
 class _Rounds(NamedTuple):
