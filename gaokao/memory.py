@@ -23,10 +23,10 @@ TILE_TOKENS, TILE_WORDS = 4096, 32768
 CUDA_CONTEXT = 0.6 * GB
 # Of the activations: blocks that torch's allocator holds and cannot use.
 GAPS = 0.1
-# On a CPU, measured with Qwen2.5-0.5B (tests/benchmarks/memory_forecast.py): Python with torch, transformers and trl; what
-# the heap holds beside the activations, because short-lived copies in fp32 leave holes between those that stay; and bytes
-# that loading leaves in the heap for each quantized weight, from its copies in bf16 and fp32 (4 to 6, from run to run).
-LIBRARIES, HEAP_GAPS, LOADING_LEFT = 0.7 * GB, 1.0, 5
+# On a CPU, measured with Qwen2.5-0.5B in fp32 (tests/benchmarks/memory_forecast.py): Python with torch, transformers and
+# trl; what the heap holds beside the activations, because short-lived copies leave holes between those that stay; and
+# bytes that loading leaves in the heap for each quantized weight, from its copies (2 to 5, from run to run).
+LIBRARIES, HEAP_GAPS, LOADING_LEFT = 0.7 * GB, 0.3, 3
 # How far a remedy goes: shorter rows leave records out, and a lower rank learns less.
 LEAST_LENGTH, LEAST_RANK = 512, 8
 
@@ -205,8 +205,8 @@ def layer_bytes(shape: Shape, setup: Setup) -> float:
     # RMSNorm computes in fp32.
     norms = 4 * (2 * shape.hidden + (queries + shape.key_width) * shape.head_norms)
     # LoRA's A needs its input. Dropout makes a new one for each target, with a mask: a byte on a GPU, fp32 on a CPU. Without
-    # dropout q, k and v share theirs, and so do gate and up, but on a CPU, where peft casts each of them.
-    if setup.dropout or not setup.on_gpu:
+    # dropout q, k and v share theirs, and so do gate and up, but in bf16 on a CPU, where peft casts each of them.
+    if setup.dropout or (not setup.on_gpu and setup.dtype != "fp32"):
         mask = (1 if setup.on_gpu else 4) if setup.dropout else 0
         inputs = sum(size for size, _ in targets.values()) * (width + mask)
     else:

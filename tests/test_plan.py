@@ -258,10 +258,10 @@ def test_a_cpu_needs_the_most_while_it_loads_or_while_it_trains() -> None:
     long = {t.name: t for t in memory.memory(shapes.TABLE["Qwen2.5-0.5B"], setup._replace(checkpointing=False))}
     assert long["LoRA"].counts and not long["weight file"].counts
     for found in (short, long):
-        assert found["Python and libraries"].counts and found["left by loading"].bytes == 5 * 357_826_560
+        assert found["Python and libraries"].counts and found["left by loading"].bytes == 3 * 357_826_560
 
 
-# GB at the peak of real trainings of a Qwen2.5-0.5B with an output head of its own: bf16, NF4, rank 32, rows of 512 tokens,
+# GB at the peak of real trainings of a Qwen2.5-0.5B with an output head of its own: fp32, NF4, rank 32, rows of 512 tokens,
 # one step (tests/benchmarks/memory_forecast.py). The same run differs by half a GB from one time to the next.
 @pytest.mark.parametrize(
     ("checkpointing", "dropout", "measured"), [(True, 0.05, 4.95), (False, 0.05, 5.91), (False, 0.0, 5.51)]
@@ -270,7 +270,7 @@ def test_the_forecast_for_a_cpu_is_within_a_fifth_of_what_was_measured(
     checkpointing: bool, dropout: float, measured: float
 ) -> None:
     setup = SHIPPED._replace(
-        on_gpu=False, length=512, optim="adamw_torch", checkpointing=checkpointing, dropout=dropout
+        on_gpu=False, dtype="fp32", length=512, optim="adamw_torch", checkpointing=checkpointing, dropout=dropout
     )
     shape = shapes.TABLE["Qwen2.5-0.5B"]._replace(tied=False)
     assert memory.peak(memory.memory(shape, setup)) / 1e9 == pytest.approx(measured, rel=0.2)

@@ -1,7 +1,7 @@
 """The memory forecast of `--plan` beside a real training on this machine's CPU: peak of the process, term by term.
 
     python -m tests.benchmarks.memory_forecast --base DIR
-    python -m tests.benchmarks.memory_forecast --base DIR --length 256 --steps 2
+    python -m tests.benchmarks.memory_forecast --base DIR --length 384 --steps 2
 
 DIR is a folder of a real model, such as Qwen2.5-0.5B-Instruct. Each row of the table is a process of its own, the training
 script with so many steps; its peak is what the operating system counts (Linux and macOS). Run one thing at a time.
