@@ -67,7 +67,8 @@ def test_questions_scores_and_failed_checks_are_written_and_said(infer: Infer, t
     assert all("sections" in [failed["check"] for failed in entry["failed_checks"]] for entry in entries)
     scores = load_json(folder / "scores.json")
     assert scores["usable"]["passed"] == 0 and scores["usable"]["items"] == 2
-    assert list(scores["checks"]) == [*(check.name for check in CHECKS), "repeats", "off passages", "solve back"]
+    assert (folder / "usable.png").read_bytes().startswith(b"\x89PNG")
+    assert list(scores["checks"]) == [*(check.name for check in CHECKS), "repeats", "off passages"]
     assert scores["similarity"]["compared_pairs"] == 2
     for start in ("form      2 questions", "usable    0 of 2", "checks    worst: ", "similarity ", "files     "):
         assert any(line.startswith(start) for line in printed), start
