@@ -97,8 +97,6 @@ def train(resolved: Resolved, records: list[Record], pool: ChatPool, processes: 
     if first and (aside := resume.open_run(run, record, start)):
         say(f"earlier   {aside}")
     processes.wait_for_everyone()
-    if first:
-        trackers.start(config.train.report_to, run.name)
     span = training.run_training(trainer, start.checkpoint, steps, config.train.save_minutes)
     record |= {"steps": span.last_step, "history": trainer.state.log_history}
     record["spans"] += [span._asdict()] if span.tokens else []

@@ -324,7 +324,8 @@ def through_nf4(weight: torch.Tensor) -> torch.Tensor:
     packed, state = bnb.functional.quantize_4bit(
         weight, quant_type=config.bnb_4bit_quant_type, compress_statistics=config.bnb_4bit_use_double_quant
     )
-    return bnb.functional.dequantize_4bit(packed, state)
+    seen: torch.Tensor = bnb.functional.dequantize_4bit(packed, state)
+    return seen
 
 
 def quantized_weights(folder: Path, trust_remote_code: bool = False) -> set[str]:

@@ -23,7 +23,7 @@ from gaokao.prompts import Example, format_chat
 from gaokao.records import Record
 from gaokao.resume import step_of
 from gaokao.runs import RUN_RECORD, write_json
-from gaokao.trackers import PROJECT
+from gaokao.trackers import PROJECT, start
 
 # Keys of the section train that trl's settings do not have.
 OWN_KEYS = {"effective_batch", "save_minutes", "keep", "early_stopping", "resume"}
@@ -293,12 +293,14 @@ def run_training(trainer: SFTTrainer, checkpoint: Path | None, steps: int, save_
     """Train to step number `steps`, from a checkpoint where one is given; one that is there already trains no step more.
 
     Raises:
-        UserError: the loss became NaN, or the GPU's memory is too small.
+        UserError: the loss became NaN, the GPU's memory is too small, the disk is full, or a tracker does not answer.
     """
     if checkpoint is not None and step_of(checkpoint) >= steps:
         trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         load_weights(trainer.model, checkpoint)
         return Span(trainer.state.global_step, trainer.state.global_step, True, 0, 0.0)
+    for tracker in trainer.args.report_to if trainer.is_world_process_zero() else ():
+        start(tracker, trainer.args.run_name)
     watch, started = SaveInTime(save_minutes), time.monotonic()
     before = SpanStart()
     trainer.add_callback(watch)

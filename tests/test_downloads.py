@@ -252,7 +252,10 @@ def test_a_part_that_is_longer_than_its_file_is_begun_anew(tmp_path: Path) -> No
 
 def test_a_mirror_is_asked_instead_of_the_hub_and_python_comes_only_where_it_is_trusted(tmp_path: Path) -> None:
     hub = Hub()
-    calls = [{"hub": hub.address}, {"hub": hub.address, "revision": "v2", "trust_remote_code": True}]
+    calls: list[dict[str, Any]] = [
+        {"hub": hub.address},
+        {"hub": hub.address, "revision": "v2", "trust_remote_code": True},
+    ]
     (whole, _), (trusted, lines) = download(tmp_path, calls, HF_ENDPOINT="https://hub.invalid")
     hub.shutdown()
     assert (whole, trusted) == (SAFE, sorted([*SAFE, "modeling_own.py"]))
