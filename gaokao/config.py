@@ -192,7 +192,7 @@ class TrainConfig(Section):
     save_minutes: float | None = _key(20, "Minutes between two at most; null: only save_steps", ge=0.01, le=10**6)
     save_total_limit: int = _key(2, "Checkpoints kept, the best one among them", ge=2, le=10**6)
     report_to: Literal["none", "tensorboard", "wandb", "swanlab", "mlflow", "trackio"] = _key(
-        NO_TRACKER, "tensorboard, wandb, swanlab, mlflow or trackio; none: nowhere"
+        NO_TRACKER, "none, tensorboard, wandb, swanlab, mlflow or trackio"
     )
     resume: Literal["auto"] | bool = _key("auto", "auto: go on where one can; true: must; false: start new")
     seed: Seed = _key(42, "The same seed and machine give the same losses")

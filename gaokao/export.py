@@ -30,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--onto",
         choices=[BASE, DEQUANTIZED],
-        help="merge into the bf16 base (without this), or into its 4-bit weights as trained, dequantized",
+        help="into the bf16 base, or its 4-bit weights dequantized",
     )
 
 

@@ -318,10 +318,7 @@ def write_questions(
     before = read_record(folder) or {}
     recorded = engine.load(before if before.get("inputs") == inputs and not restart else {})
     if first:
-        if text := open_results(folder, inputs, restart):
-            print(f"start     {text}")
-        make_folder(folder)
-        write_json(folder / RUN_RECORD, {"inputs": inputs, **recorded})
+        _begin(folder, inputs, restart, recorded)
     engine.meet()
     opened = nullcontext(None) if solver is None else solver.opened(folder, engine)
     with Drafts(records, folder, engine.process) as drafts, opened as solve:
@@ -342,6 +339,13 @@ def write_questions(
 def _inputs(records: Sequence[Record], engine: Engine, solver: Solver | None) -> dict[str, Any]:
     asked_for = {"data": fingerprint(records), "prompt": digest([prepare_input(record) for record in _EVERY])}
     return engine.inputs() | asked_for | (solver.inputs() if solver else {})
+
+
+def _begin(folder: Path, inputs: Mapping[str, Any], restart: bool, recorded: Mapping[str, Any]) -> None:
+    if text := open_results(folder, inputs, restart):
+        print(f"start     {text}")
+    make_folder(folder)
+    write_json(folder / RUN_RECORD, {"inputs": inputs, **recorded})
 
 
 class _Rounds(NamedTuple):
