@@ -109,8 +109,9 @@ def python_commands() -> list[tuple[str, list[str]]]:
     for page in PAGES.values():
         for command in commands(page):
             words = shlex.split(command) if re.match(r"(?:python|torchrun) ", command) else []
-            if words[:1] == ["torchrun"]:
-                words = ["python", *words[3:]]
+            if words[1:] and words[0] == "torchrun":
+                # Its own options stand before the script.
+                words = ["python", *words[next(at for at, word in enumerate(words) if word.endswith(".py")) :]]
             if words[:2] in (["python", "-m"], ["python3", "-m"]):
                 found.append((words[2], words[3:]))
             elif words:
@@ -205,7 +206,7 @@ def test_options_and_keys_in_the_text_are_known(name: str) -> None:
     # Wherever a parser gets its options.
     files = [ROOT / "tests" / "gpu_check.py", *ROOT.glob("*.py"), *(ROOT / "gaokao").glob("*.py")]
     sources += "".join(path.read_text(encoding="utf-8") for path in files)
-    known = {*re.findall(r'"(--[\w-]+)"', sources), "--adapter", "--without_gpu", "--help", "--nproc_per_node"} | VLLM
+    known = {*re.findall(r'"(--[\w-]+)"', sources), "--adapter", "--without_gpu", "--help", "--nproc_per_node", "--shutdown_timeout"} | VLLM
     for code in inline(PAGES[name]):
         if code.startswith("--"):
             words = shlex.split(code)
