@@ -146,8 +146,8 @@ def test_a_repetition_penalty_changes_the_answers_where_it_is_set(
     model: Any, tokenizer: Any, prompts: list[list[int]]
 ) -> None:
     plain = texts(outputs(model, tokenizer, prompts))
-    punished = texts(outputs(model, tokenizer, prompts, repetition_penalty=2.0))
-    assert sum(one != other for one, other in zip(plain, punished, strict=True)) >= 2
+    punished = texts(outputs(model, tokenizer, prompts, repetition_penalty=10.0))
+    assert plain != punished
 
 
 @pytest.fixture
