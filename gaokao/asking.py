@@ -122,7 +122,7 @@ class Answers:
         """Take in what all processes have kept."""
         for path in sorted(self.path.parent.glob(f"{self.path.stem}*{self.path.suffix}")):
             for row in _rows(path):
-                found = [row.get(name) for name in ("key", *Answer._fields)]
+                found: list[Any] = [row.get(name) for name in ("key", *Answer._fields)]
                 if list(map(type, found)) == [str, str, str, int, int]:
                     key, *answer = found
                     self.known.setdefault(key, Answer(*answer))

@@ -223,7 +223,7 @@ def test_records_asked_of_one_passage_several_times_say_no_more_than_once() -> N
     once = compare(list(zip(results(ours), results(theirs), strict=True)))[0]
     pairs = list(zip(repeated(ours, 5), repeated(theirs, 5), strict=True))
     five = compare(pairs)[0]
-    assert (five.items, five.p) == (90, pytest.approx(once.p)) and five.difference == pytest.approx(once.difference)
+    assert five.items == 90 and five.p == pytest.approx(once.p) and five.difference == pytest.approx(once.difference)
     assert five.interval_95 == pytest.approx(once.interval_95, abs=0.06)
     # Five times as many records of as many passages.
     assert five.needed == pytest.approx(5 * (once.needed or 0), rel=0.1)

@@ -206,7 +206,14 @@ def test_options_and_keys_in_the_text_are_known(name: str) -> None:
     # Wherever a parser gets its options.
     files = [ROOT / "tests" / "gpu_check.py", *ROOT.glob("*.py"), *(ROOT / "gaokao").glob("*.py")]
     sources += "".join(path.read_text(encoding="utf-8") for path in files)
-    known = {*re.findall(r'"(--[\w-]+)"', sources), "--adapter", "--without_gpu", "--help", "--nproc_per_node", "--shutdown_timeout"} | VLLM
+    known = {
+        *re.findall(r'"(--[\w-]+)"', sources),
+        "--adapter",
+        "--without_gpu",
+        "--help",
+        "--nproc_per_node",
+        "--shutdown_timeout",
+    } | VLLM
     for code in inline(PAGES[name]):
         if code.startswith("--"):
             words = shlex.split(code)

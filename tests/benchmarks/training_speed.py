@@ -201,7 +201,7 @@ def our_trainer(
     if all_positions:
         training.score_targets_only = lambda model: None
     if cast:
-        training.disable_input_dtype_casting = contextlib.nullcontext
+        setattr(training, "disable_input_dtype_casting", contextlib.nullcontext)  # noqa: B010 - mypy knows it as peft's
     lengths = [len(splits.example_ids(base.tokenizer, format_chat(record))) for record in learnt]
     count = len(splits.packed_rows(lengths, rows * options.max_length)) if packing else len(learnt)
     return training.build_trainer(
