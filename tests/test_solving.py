@@ -446,9 +446,11 @@ def test_one_that_stays_unconfirmed_is_kept_and_marked_and_counts_as_usable(serv
 
 def test_what_is_drawn_again_anyway_is_not_asked_about(server: Server, infer: Infer) -> None:
     server.models = [listing("writer", "solver")]
-    server.respond = lambda seen: Reply(body=completion(TEXT.replace("参考答案：B", "参考答案：无")))
+    knows = choosing("乙")
+    server.respond = lambda seen: knows(seen) if seen.body["model"] == "solver" else Reply(body=completion(TEXT))
     found = infer("--generate.attempts=1")
-    assert all("solved" not in row for row in found) and len(server.seen) == 3
+    # The second and third repeat the first.
+    assert ["solved" in row for row in found] == [True, False, False] and len(server.seen) == 5
 
 
 def test_a_run_that_is_stopped_while_it_solves_goes_on_and_asks_nothing_twice(
