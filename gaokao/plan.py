@@ -177,13 +177,17 @@ def _smaller(shape: Shape, setup: Setup, size: float) -> str:
     """What to take instead of a base that does not fit, with what it needs then."""
     if setup.quantization != "nf4" and (smaller := fit(shape, setup, size)).fits:
         return f"take {_options(smaller.changes)}: {smaller.peak / GB:.1f} GB"
-    # Of the same family, which has the same prompt form.
-    family = [(name, other) for name, other in TABLE.items() if other.head_norms == shape.head_norms]
-    for name, other in sorted(family, key=lambda row: -row[1].parameters):
-        if other.parameters < shape.parameters and (smaller := fit(other, setup, size)).fits:
-            options = _options({"model.base": f"Qwen/{name}-Instruct" if "2.5" in name else f"Qwen/{name}"})
-            return f"take {' '.join(filter(None, [options, _options(smaller.changes)]))}: {smaller.peak / GB:.1f} GB"
-    return "no base of the table fits; use a larger GPU"
+    # Of the same family, which has the same prompt form; rather a smaller one than one whose rows have to be short.
+    family = [row for row in TABLE.items() if row[1].head_norms == shape.head_norms]
+    smaller = sorted(
+        (row for row in family if row[1].parameters < shape.parameters), key=lambda row: -row[1].parameters
+    )
+    fits = [(name, found) for name, other in smaller if (found := fit(other, setup, size)).fits]
+    if not fits:
+        return "no base of the table fits; use a larger GPU"
+    name, found = next((row for row in fits if not row[1].changes), fits[0])
+    options = {"model.base": f"Qwen/{name}{'' if shape.head_norms else '-Instruct'}", **found.changes}
+    return f"take {_options(options)}: {found.peak / GB:.1f} GB"
 
 
 # --- tokens, steps, hours ---------------------------------------------------------------------------------------------
@@ -335,6 +339,8 @@ def _fit_lines(shape: Shape, setup: Setup, lengths: list[int]) -> list[str]:
             row = int(found.changes.get("train.max_length", setup.length))
             longer = sum(length > row for length in lengths)
             lost = f", which leaves {longer} of {len(lengths)} records out" if longer else ""
+            if longer > len(lengths) / 2:
+                lost += f"; rather {_smaller(shape, setup, size * GB)}"
             said = f"fits with {_options(found.changes)}: {found.peak / GB:.1f} GB{lost}"
         else:
             said = f"fits as it is, {size - found.peak / GB:.1f} GB free"
