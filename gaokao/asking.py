@@ -124,8 +124,7 @@ class Answers:
             for row in _rows(path):
                 found: list[Any] = [row.get(name) for name in ("key", *Answer._fields)]
                 if list(map(type, found)) == [str, str, str, int, int]:
-                    key, *answer = found
-                    self.known.setdefault(key, Answer(*answer))
+                    self.known.setdefault(found[0], Answer(*found[1:]))
 
     def close(self) -> None:
         """Close the journal."""
