@@ -148,7 +148,7 @@ def test_a_base_is_not_chosen_for_a_gpu_that_torch_cannot_use(
 
 
 def test_the_context_of_a_base_is_what_its_configuration_says(small_base: Path, tmp_path: Path) -> None:
-    assert chosen(small_base).context == 4096
+    assert chosen(small_base).context == 8192
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     assert chosen(small_base)._replace(folder=tmp_path).context is None
 
