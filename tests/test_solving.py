@@ -282,6 +282,13 @@ def test_a_solver_that_guesses_is_said_to_say_nothing_by_subject(server: Server,
     assert "历史 confirmed 3/6, references 6/6" in printed
 
 
+def test_above_chance_is_what_the_interval_says_and_not_the_rate() -> None:
+    right, wrong = ({"asked": 1, "agree": agree, "answers": [letter]} for agree, letter in ((1, "B"), (0, "C")))
+    few = [item(solved=right)] * 3 + [item(solved=wrong)] * 3
+    assert solving.table(few, few)["all"]["above_chance"] is False
+    assert solving.table(few * 5, few * 5)["all"]["above_chance"] is True
+
+
 def test_chance_is_that_of_the_number_of_options_and_letters() -> None:
     found = [solving.puzzle(item(text, type=kind)) for text, kind in ((TEXT, "单选题"), (MULTIPLE, "多选题"))]
     assert [one and round(one.chance, 4) for one in found] == [0.25, 0.0909]
