@@ -175,8 +175,8 @@ def _options(changes: dict[str, str]) -> str:
 
 def _smaller(shape: Shape, setup: Setup, size: float) -> str:
     """What to take instead of a base that does not fit, with what it needs then."""
-    if setup.quantization != "nf4" and (smaller := fit(shape, setup, size)).fits:
-        return f"take {_options(smaller.changes)}: {smaller.peak / GB:.1f} GB"
+    if setup.quantization != "nf4" and (quantized := fit(shape, setup, size)).fits:
+        return f"take {_options(quantized.changes)}: {quantized.peak / GB:.1f} GB"
     # Of the same family, which has the same prompt form; rather a smaller one than one whose rows have to be short.
     family = [row for row in TABLE.items() if row[1].head_norms == shape.head_norms]
     smaller = sorted(
