@@ -11,9 +11,11 @@ import pytest
 from conftest import ROOT, record_row
 
 from gaokao.errors import UserError
-from gaokao.records import SUBJECTS, TYPES, (
+from gaokao.records import (
     KEY_ALIASES,
+    SUBJECTS,
     TYPE_ALIASES,
+    TYPES,
     Record,
     drop_hints,
     fingerprint,
