@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 from transformers.utils import logging as transformers_logging
 
 from gaokao.records import Record, fingerprint, join_answers, load_records
@@ -60,7 +60,7 @@ class Recipe:
     learning_rate: float = 6e-3
     warmup_steps: int = 20
     seed: int = 1
-    version: int = 2
+    version: int = 3
     """Raised when the code below changes what the same numbers make."""
 
 
@@ -112,8 +112,9 @@ def plain_pieces(record: Record) -> list[str]:
 def train_tokenizer(texts: list[str], recipe: Recipe = Recipe()) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer (any text is representable) with Qwen2.5's special tokens and ChatML template."""
     core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
+    # transformers cuts the texts of every Qwen2 in this way, into single digits too, whatever tokenizer.json says.
+    pipeline = Qwen2Tokenizer().backend_tokenizer
+    core.normalizer, core.pre_tokenizer, core.decoder = pipeline.normalizer, pipeline.pre_tokenizer, pipeline.decoder
     trainer = trainers.BpeTrainer(
         vocab_size=recipe.vocabulary,
         special_tokens=[END_OF_TEXT, TURN_START, TURN_END],

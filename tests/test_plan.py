@@ -312,10 +312,7 @@ def test_tokens_are_counted_as_the_training_counts_them(small_base: Path) -> Non
 
     count, how = plan.token_counter(small_base)
     real = splits.counter(models.load_tokenizer(small_base))
-    # Of the tiny base transformers' own class splits numbers into digits, whatever its tokenizer.json says.
-    records = [record for record in RECORDS if not re.search(r"\d\d", str(format_chat(record)))][:10]
-    assert len(records) >= 5
-    for record in records:
+    for record in RECORDS[:10]:
         # Qwen's template ends the last turn with a line end as well.
         assert count(format_chat(record)) == real(format_chat(record))
     assert how == f"counted with {small_base / 'tokenizer.json'}"

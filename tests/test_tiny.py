@@ -83,6 +83,16 @@ def test_the_tokenizer_represents_any_text_and_has_qwens_special_tokens(small_ba
     assert len(tokenizer("<|im_end|>")["input_ids"]) == 1
 
 
+def test_the_base_is_pretrained_on_the_tokens_that_it_will_be_given(tmp_path: Path) -> None:
+    texts = [piece for record in load_records(tiny.BUNDLED)[:40] for piece in tiny.plain_pieces(record)]
+    trained = tiny.train_tokenizer(texts, FAST)
+    base = tiny.build(tmp_path, quiet, recipe=FAST)
+    trained.save_pretrained(base)
+    loaded = load_tokenizer(base)
+    assert [loaded(text)["input_ids"] for text in texts] == [trained(text)["input_ids"] for text in texts]
+    assert any("1200" in text for text in texts)
+
+
 def test_chatml_adds_a_default_system_message_as_qwen_does(small_base: Path) -> None:
     tokenizer = load_tokenizer(small_base)
     text = tokenizer.apply_chat_template(
