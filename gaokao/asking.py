@@ -14,7 +14,7 @@ from gaokao.errors import UserError
 from gaokao.prompts import Message
 from gaokao.runs import Journal
 from gaokao.settings import Resolved, require_device
-from gaokao.writing import Completion, Job
+from gaokao.writing import Completion, Job, Round
 
 
 class Answerer(Protocol):
@@ -29,14 +29,8 @@ class Answerer(Protocol):
     def identity(self) -> dict[str, Any]:
         """What the answers depend on beside the messages."""
 
-    def answer(
-        self,
-        jobs: Sequence[Job],
-        done: Collection[int],
-        keep: Callable[[Completion], None],
-        tick: Callable[[int], None],
-    ) -> dict[int, str]:
-        """Hand the likeliest completion of each job to `keep`, except for the positions in `done`.
+    def answer(self, work: Round) -> dict[int, str]:
+        """Write the likeliest completion of each missing job.
 
         Returns:
             Position -> reason, for those that failed for good.
@@ -105,8 +99,6 @@ class Answers:
         return found
 
     def _ask(self, jobs: Sequence[Job], done: Collection[int]) -> None:
-        share = -(-(len(jobs) - len(done)) // self.answerer.processes)
-
         def keep(completion: Completion) -> None:
             bar.update()
             row = {"key": jobs[completion.position].key, **completion._asdict()}
@@ -114,8 +106,10 @@ class Answers:
             self._journal.add(row)
             self.asked += 1
 
+        work = Round(jobs, done, keep)
+        share = work.share(self.answerer.processes)
         with tqdm(total=share, desc=self.path.stem, unit="answer", dynamic_ncols=True, disable=self.process > 0) as bar:
-            failed = self.answerer.answer(jobs, done, keep, lambda tokens: None)
+            failed = self.answerer.answer(work)
         self.failures.update(failed.values())
 
     def _read(self) -> None:

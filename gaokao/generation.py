@@ -3,7 +3,7 @@
 import copy
 import sys
 from collections import deque
-from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +30,7 @@ from gaokao.prompts import prepare_input
 from gaokao.records import Record
 from gaokao.sampling import ItemSampler
 from gaokao.settings import Resolved
-from gaokao.writing import Completion, Job
+from gaokao.writing import Completion, Round
 
 # Keys of the section generate that are sampling parameters.
 SAMPLING_KEYS = {"max_new_tokens", "do_sample", "temperature", "top_p", "repetition_penalty"}
@@ -143,19 +143,13 @@ class Local:
         # The free memory of the processes differs, and their plan must not.
         return int(min(gather_object([fixed[0] if fixed else fitting_batch(self._model, longest, self.processes)])))
 
-    def write(
-        self,
-        jobs: Sequence[Job],
-        done: Collection[int],
-        keep: Callable[[Completion], None],
-        tick: Callable[[int], None],
-    ) -> None:
+    def write(self, work: Round) -> None:
         """Write this process's share of the batches.
 
         Raises:
             UserError: one row alone is too much for the memory.
         """
-        self._write(self._writer, [self._ids[job.position] for job in jobs], jobs, done, keep, tick)
+        self._write(self._writer, [self._ids[job.position] for job in work.jobs], work)
 
     def identity(self) -> dict[str, Any]:
         """The base as it runs: what its answers depend on beside the messages."""
@@ -166,13 +160,7 @@ class Local:
             "max_tokens": ANSWER_TOKENS,
         }
 
-    def answer(
-        self,
-        jobs: Sequence[Job],
-        done: Collection[int],
-        keep: Callable[[Completion], None],
-        tick: Callable[[int], None],
-    ) -> dict[int, str]:
+    def answer(self, work: Round) -> dict[int, str]:
         """Write this process's share of short answers without the adapter, the likeliest tokens; none fails alone.
 
         Raises:
@@ -180,7 +168,7 @@ class Local:
         """
         if self._model is None:
             self._load_model()
-        ids = [prompt_ids(self.base.tokenizer, job.messages) for job in jobs]
+        ids = [prompt_ids(self.base.tokenizer, job.messages) for job in work.jobs]
         writer = Writer(
             self._model,
             self.base.tokenizer,
@@ -192,22 +180,14 @@ class Local:
             repetition_penalty=1.0,
         )
         with nullcontext() if self.adapter is None else self._model.disable_adapter():
-            self._write(writer, ids, jobs, done, keep, tick)
+            self._write(writer, ids, work)
         return {}
 
-    def _write(
-        self,
-        writer: "Writer",
-        ids: Sequence[list[int]],
-        jobs: Sequence[Job],
-        done: Collection[int],
-        keep: Callable[[Completion], None],
-        tick: Callable[[int], None],
-    ) -> None:
-        there = {number for number, job in enumerate(jobs) if job.position in done}
-        part = (self.process, self.processes)
-        for completion in writer.write(ids, [job.key for job in jobs], done=there, part=part, tick=tick):
-            keep(completion._replace(position=jobs[completion.position].position))
+    def _write(self, writer: "Writer", ids: Sequence[list[int]], work: Round) -> None:
+        there = {number for number, job in enumerate(work.jobs) if job.position in work.done}
+        keys, part = [job.key for job in work.jobs], (self.process, self.processes)
+        for completion in writer.write(ids, keys, done=there, part=part, tick=work.tick):
+            work.keep(completion._replace(position=work.jobs[completion.position].position))
 
 
 def build_prompts(

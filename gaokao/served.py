@@ -4,7 +4,7 @@ import asyncio
 import re
 import signal
 import sys
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from typing import Any, TypeVar
@@ -29,7 +29,7 @@ from gaokao.errors import Errors, UserError
 from gaokao.prompts import prepare_input
 from gaokao.records import Record
 from gaokao.runs import several_processes
-from gaokao.writing import Completion, Job
+from gaokao.writing import Completion, Job, Round
 
 OPTIONS = OptionNames(
     address="generate.base_url",
@@ -121,14 +121,8 @@ class Served:
         print(f"server    {self.base_url}, model {self.model}; {self.concurrency} requests at a time")
         return {}
 
-    def write(
-        self,
-        jobs: Sequence[Job],
-        done: Collection[int],
-        keep: Callable[[Completion], None],
-        tick: Callable[[int], None],
-    ) -> None:
-        """Have a draft written for every job whose position is not in `done`, and hand each to `keep` as it comes.
+    def write(self, work: Round) -> None:
+        """Have a draft written for every missing job.
 
         What the server refuses to write is kept as an empty draft: it would refuse it again, and the run would never end.
 
@@ -136,7 +130,7 @@ class Served:
             UserError: the run had to stop, or some requests failed after all retries; what was kept stays kept.
             KeyboardInterrupt: Ctrl-C, or SIGTERM where it is taken as such; the same.
         """
-        failed = self.answer(jobs, done, keep, tick)
+        failed = self.answer(work)
         if not failed:
             return
         records: dict[str, list[int]] = {}
@@ -148,7 +142,7 @@ class Served:
             errors.add(f"record {some}: {reason}")
         raise UserError(
             errors.text(
-                f"{self.base_url}: {len(failed)} of {len(jobs) - len(done)} questions failed; the others are kept, and the "
+                f"{self.base_url}: {len(failed)} of {len(work.missing)} questions failed; the others are kept, and the "
                 "same command goes on with those that are missing:"
             )
         )
@@ -157,13 +151,7 @@ class Served:
         """What its answers depend on beside the messages; not the address."""
         return {"served_model": self.model, "max_tokens": self.max_new_tokens}
 
-    def answer(
-        self,
-        jobs: Sequence[Job],
-        done: Collection[int],
-        keep: Callable[[Completion], None],
-        tick: Callable[[int], None],
-    ) -> dict[int, str]:
+    def answer(self, work: Round) -> dict[int, str]:
         """`write`, except that single failures are not raised.
 
         Returns:
@@ -172,9 +160,7 @@ class Served:
         Raises:
             UserError: the run had to stop; what was kept stays kept.
         """
-        jobs = [job for job in jobs if job.position not in done]
-        failed = _run(self._write(jobs, keep, tick)) if jobs else {}
-        return {jobs[int(key)].position: reason for key, reason in failed.items()}
+        return _run(self._write(work)) if work.missing else {}
 
     async def offers(self) -> str:
         """The models of the server, in words."""
@@ -222,37 +208,30 @@ class Served:
             endpoint.answered.set()
         return endpoint
 
-    async def _write(
-        self, jobs: Sequence[Job], keep: Callable[[Completion], None], tick: Callable[[int], None]
-    ) -> dict[str, str]:
+    async def _write(self, work: Round) -> dict[int, str]:
         sampling = await self._ask_server()
         endpoint = self._endpoint()
+        jobs, refused = work.missing, set[int]()
 
-        refused: set[str] = set()
-
-        async def ask(numbered: tuple[str, Job]) -> Completion:
-            number, job = numbered
+        async def ask(number: int) -> Completion:
             try:
-                return _completion(job, await self._ask(endpoint, job, sampling))
+                return _completion(jobs[number], await self._ask(endpoint, jobs[number], sampling))
             except RefusedError:
                 refused.add(number)
                 raise
 
-        def finished(key: str, done: Completion) -> None:
-            tick(done.completion_tokens)
-            keep(done)
+        def finished(_: str, done: Completion) -> None:
+            work.tick(done.completion_tokens)
+            work.keep(done)
 
-        items = {str(number): (str(number), job) for number, job in enumerate(jobs)}
+        items = {str(number): number for number in range(len(jobs))}
         failed = await ask_all(endpoint, items, ask, finished, unit="question", concurrency=self.concurrency, bar=False)
         # A server that has answered nothing yet refuses the run, not a question.
-        for key in [key for key in failed if key in refused and endpoint.answered.is_set() and self.usage.replies]:
-            job = items[key][1]
-            print(
-                f"\nrefused   {self.unit} {job.position + 1}: {failed.pop(key)}; it is kept without a text",
-                file=sys.stderr,
-            )
-            finished(key, Completion(job.position, "", REFUSED, 0, 0))
-        return failed
+        for number in sorted(refused) if self.usage.replies else ():
+            position, reason = jobs[number].position, failed.pop(str(number))
+            print(f"\nrefused   {self.unit} {position + 1}: {reason}; it is kept without a text", file=sys.stderr)
+            work.keep(Completion(position, "", REFUSED, 0, 0))
+        return {jobs[int(key)].position: reason for key, reason in failed.items()}
 
     async def _ask(self, endpoint: Endpoint, job: Job, sampling: dict[str, Any]) -> Answer:
         """The answer to one job.

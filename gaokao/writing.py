@@ -59,6 +59,27 @@ class Completion(NamedTuple):
     completion_tokens: int
 
 
+class Round(NamedTuple):
+    """The jobs of one call of a model, and what becomes of their completions."""
+
+    jobs: Sequence[Job]
+    done: Collection[int]
+    """Positions whose completion is there already."""
+    keep: Callable[[Completion], None]
+    """Takes each completion as soon as it is there."""
+    tick: Callable[[int], None] = lambda tokens: None
+    """Told the number of new tokens now and then."""
+
+    @property
+    def missing(self) -> list[Job]:
+        """The jobs without a completion."""
+        return [job for job in self.jobs if job.position not in self.done]
+
+    def share(self, processes: int) -> int:
+        """The most missing jobs that one of so many processes has."""
+        return -(-len(self.missing) // processes)
+
+
 class Engine(Protocol):
     """What writes the drafts: the model at hand (`generation.Local`) or a server (`served.Served`)."""
 
@@ -82,17 +103,8 @@ class Engine(Protocol):
     def load(self, recorded: Mapping[str, Any]) -> dict[str, Any]:
         """Make ready to write; what a run that goes on has to do alike is given, and returned to be recorded."""
 
-    def write(
-        self,
-        jobs: Sequence[Job],
-        done: Collection[int],
-        keep: Callable[[Completion], None],
-        tick: Callable[[int], None],
-    ) -> None:
-        """Hand a completion of each job to `keep` as soon as it is there, except for the positions in `done`.
-
-        `tick` is told the number of new tokens now and then.
-        """
+    def write(self, work: Round) -> None:
+        """Write a completion of each missing job."""
 
     def meet(self) -> None:
         """Wait until all processes have come here."""
@@ -399,9 +411,6 @@ class _Rounds(NamedTuple):
             for place in places
         ]
         done = {place for place in places if (place, attempt) in self.drafts.by_place}
-        # Of what is missing each process writes its share; the bar shows that of the first one.
-        share = -(-(len(jobs) - len(done)) // self.engine.processes)
-        progress = _Progress(len(done) + share, len(done), attempt, quiet=self.engine.process > 0)
 
         def keep(completion: Completion) -> None:
             place = completion.position
@@ -421,8 +430,12 @@ class _Rounds(NamedTuple):
                 replace(item, repeats=self.gate.learnt(item)), show=attempt == 1 and not done and not progress.items
             )
 
+        work = Round(jobs, done, keep, lambda tokens: progress.tick(tokens))
+        # Of what is missing each process writes its share; the bar shows that of the first one.
+        total = len(done) + work.share(self.engine.processes)
+        progress = _Progress(total, len(done), attempt, quiet=self.engine.process > 0)
         with progress.bar:
-            self.engine.write(jobs, done, keep, progress.tick)
+            self.engine.write(work)
 
 
 def _attempt(item: Generated) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from gaokao.prompts import prepare_input
 from gaokao.records import parse_record
 from gaokao.served import TIMEOUT, Served, connect, seed_of
 from gaokao.sources import Raw
-from gaokao.writing import Completion, Engine, Job
+from gaokao.writing import Completion, Engine, Job, Round
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 
@@ -69,7 +69,7 @@ class Kept:
 
 def write(served: Engine, work: list[Job], kept: Kept | None = None) -> Kept:
     kept = kept or Kept()
-    served.write(work, set(kept.texts), kept.done.append, kept.ticks.append)
+    served.write(Round(work, set(kept.texts), kept.done.append, kept.ticks.append))
     return kept
 
 
@@ -377,7 +377,7 @@ def test_trouble_while_a_draft_is_kept_ends_the_run(server: Server) -> None:
         raise UserError("the disk is full")
 
     with pytest.raises(UserError, match="the disk is full"):
-        engine(server).write(jobs(30), (), keep, lambda tokens: None)
+        engine(server).write(Round(jobs(30), (), keep))
     assert len(server.seen) < 10
 
 
@@ -434,7 +434,7 @@ PROGRAM = """
 import signal, sys
 from gaokao.config import GenerateConfig
 from gaokao.served import connect
-from gaokao.writing import Job
+from gaokao.writing import Job, Round
 
 assert not {"torch", "transformers"} & set(sys.modules), "they take seconds and gigabytes"
 signal.signal(signal.SIGINT, signal.SIG_IGN if sys.argv[2] == "background" else signal.default_int_handler)
@@ -442,7 +442,7 @@ signal.signal(signal.SIGTERM, signal.default_int_handler)
 work = [Job(number, 1, "ab", [{"role": "user", "content": f"第{number}题"}]) for number in range(100)]
 try:
     engine = connect(GenerateConfig(engine="openai", base_url=sys.argv[1], served_model="gaokao", concurrency=4))
-    engine.write(work, (), lambda done: print(done.position, flush=True), lambda tokens: None)
+    engine.write(Round(work, (), lambda done: print(done.position, flush=True)))
 except KeyboardInterrupt:
     sys.exit(77 if signal.getsignal(signal.SIGTERM) is signal.default_int_handler else 1)
 """

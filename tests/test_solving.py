@@ -522,7 +522,7 @@ def test_with_its_adapter_switched_off_the_model_answers_as_the_base_does_and_th
     from gaokao.prompts import prepare_input
     from gaokao.records import parse_record
     from gaokao.sources import Raw
-    from gaokao.writing import Job
+    from gaokao.writing import Job, Round
 
     items = [item(question(number)) for number in range(3)]
     base = answers_of(local(random_base, tmp_path), tmp_path, items)
@@ -537,7 +537,7 @@ def test_with_its_adapter_switched_off_the_model_answers_as_the_base_does_and_th
     def written() -> str:
         texts: list[str] = []
         job = Job(0, 1, "k", prepare_input(record))
-        engine.write([job], set(), lambda done: texts.append(done.text), lambda tokens: None)
+        engine.write(Round([job], set(), lambda done: texts.append(done.text)))
         return texts[0]
 
     before = written()

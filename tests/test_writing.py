@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from gaokao.prompts import parse
 from gaokao.records import Record, parse_record
 from gaokao.results import Generated, read_results
 from gaokao.sources import Raw
-from gaokao.writing import Completion, Job, job_key, several, write_questions
+from gaokao.writing import Completion, Round, job_key, several, write_questions
 
 WORDS = (
     "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏闰余成岁律吕调阳云腾致雨露结为霜金生丽水玉出昆冈剑号巨阙珠称夜光"
@@ -70,23 +70,15 @@ class Scripted:
         self.loads += 1
         return {"batch_size": recorded.get("batch_size", 4)}
 
-    def write(
-        self,
-        jobs: Sequence[Job],
-        done: Collection[int],
-        keep: Callable[[Completion], None],
-        tick: Callable[[int], None],
-    ) -> None:
-        for job in jobs:
-            if job.position in done:
-                continue
+    def write(self, work: Round) -> None:
+        for job in work.missing:
             if self.stop_after is not None and len(self.written) >= self.stop_after:
                 raise KeyboardInterrupt
             place = (job.position, job.attempt)
             self.written.append(place)
-            tick(5)
+            work.tick(5)
             key = self.same_text.get(place, job.key)
-            keep(Completion(job.position, text(key, place not in self.bad), "stop", 10, 20))
+            work.keep(Completion(job.position, text(key, place not in self.bad), "stop", 10, 20))
 
     def meet(self) -> None:
         pass

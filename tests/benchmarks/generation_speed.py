@@ -23,7 +23,7 @@ from gaokao import adapters, generation, models
 from gaokao.prompts import prepare_input
 from gaokao.records import Record, load_records
 from gaokao.served import Served
-from gaokao.writing import Completion, Job, job_key
+from gaokao.writing import Completion, Job, Round, job_key
 
 SAMPLING: dict[str, Any] = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.0}
 SEED = 5
@@ -170,7 +170,7 @@ def served(options: argparse.Namespace, records: Sequence[Record], keys: Sequenc
         Job(place, 1, key, prepare_input(record)) for place, (record, key) in enumerate(zip(records, keys, strict=True))
     ]
     found: list[Completion] = []
-    server.write(jobs, set(), found.append, lambda tokens: None)
+    server.write(Round(jobs, set(), found.append))
     yield from found
 
 
