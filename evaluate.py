@@ -98,12 +98,13 @@ def main(argv: list[str]) -> None:
     results, against = actions.results, actions.against
     target, items = scores_file(results), read_results(results)
     asked = paper_questions(items, actions.paper, actions.only, actions.title)
-    found = None if against is None else pair(items, read_results(against))
+    others = [] if against is None else read_results(against)
+    found = pair(items, others) if others else None
     answerer, opinions = asking.evaluator(resolved), {}
     if answerer and settings.solve_back:
         items, opinions["solve_back"] = solving.solve_results(items, results.parent, answerer, settings.solve_back)
-        if against is not None and found is not None:
-            others, _ = solving.solve_results(read_results(against), against.parent, answerer, settings.solve_back)
+        if against is not None:
+            others, _ = solving.solve_results(others, against.parent, answerer, settings.solve_back)
             found = pair(items, others)
     if answerer and settings.judge:
         opinions["judge"] = judging.judge_results(items, results.parent, answerer, settings.seed)

@@ -152,7 +152,7 @@ def _missing(name: str, revision: str | None, files: list[str], endpoint: str | 
 def _fetch_one(file: _Large) -> None:
     """The rest of a file; one that went on is compared with its SHA-256, for two halves could be of different files."""
     from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils._headers import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers
 
     if file.arrived > file.size:
         file.part.unlink()

@@ -37,6 +37,17 @@ def record_row(number: int = 0, **changes: Any) -> dict[str, Any]:
     return {**row, **changes}
 
 
+def run_arguments(base: Path, folder: Path, **options: Any) -> list[str]:
+    """What training and inference need to be quick on twenty records: their data, a few steps, short answers."""
+    data = folder / "data.json"
+    data.write_text(json.dumps([record_row(number) for number in range(20)], ensure_ascii=False), encoding="utf-8")
+    values = {
+        "model.base": base, "data.train": data, "data.test": data, "output.dir": folder / "out", "train.max_steps": 3,
+        "train.max_length": 256, "train.eval_steps": 2, "lora.r": 4, "generate.max_new_tokens": 8,
+    }  # fmt: skip
+    return [f"--{key}={value}" for key, value in (values | options).items()]
+
+
 @pytest.fixture
 def write_rows(tmp_path: Path) -> Callable[..., Path]:
     """Write rows to a JSON file and give its path."""

@@ -207,7 +207,7 @@ def test_a_transfer_that_breaks_off_ends_in_the_remedy_and_the_next_call_goes_on
     assert not [*(tmp_path / "hub").rglob("*.part")]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGINT for another process, which Windows cannot send")
 def test_ctrl_c_in_a_download_keeps_what_has_arrived_and_says_so(tmp_path: Path) -> None:
     hub = Hub(stalls=1)
     process = start(tmp_path, [{}], HF_ENDPOINT=hub.address)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import load, quiet, record_row, run_script, save_adapter
+from conftest import load, quiet, run_arguments, run_script, save_adapter
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -173,14 +173,8 @@ def arguments(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> lis
     shutil.copytree(small_base, base)
     (base / "LICENSE").write_text("                 Apache License\n", encoding="utf-8")
     (base / "training_args.bin").write_bytes(b"pickled")
-    rows = [record_row(number) for number in range(20)]
-    (folder / "data.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
-    return [
-        f"--model.base={base}", f"--data.train={folder / 'data.json'}", f"--data.test={folder / 'data.json'}",
-        f"--output.dir={folder / 'out'}", "--train.max_steps=3", "--train.max_length=256", "--train.learning_rate=1e-2",
-        "--lora.r=4", "--generate.max_new_tokens=8", "--generate.limit=2", "--train.eval_steps=2",
-        "--generate.temperature=0.6",
-    ]  # fmt: skip
+    options = {"train.learning_rate": "1e-2", "generate.limit": 2, "generate.temperature": 0.6}
+    return run_arguments(base, folder, **options)
 
 
 @pytest.fixture(scope="module")
@@ -351,7 +345,7 @@ def test_onto_without_an_export_is_refused(arguments: list[str]) -> None:
     assert done.returncode == 2 and "--onto belongs to an export; add --export DIR" in done.stderr
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs setrlimit, which Windows has not")
 def test_a_disk_that_is_full_in_the_middle_leaves_nothing_half(arguments: list[str], run: Path, tmp_path: Path) -> None:
     # The weights have more.
     limit = (300_000, 300_000)

@@ -416,7 +416,7 @@ def test_what_generate_calls_is_what_is_compiled(
 
 
 @pytest.mark.skipif(
-    "GAOKAO_COMPILE_TEST" not in os.environ, reason="GAOKAO_COMPILE_TEST=1: the real compiler, a minute"
+    "GAOKAO_COMPILE_TEST" not in os.environ, reason="needs GAOKAO_COMPILE_TEST=1: the real compiler, a minute"
 )
 def test_the_compiler_changes_no_answer(random_base: Path, tokenizer: Any, prompts: list[list[int]]) -> None:
     made = adapted(random_base)

@@ -22,6 +22,7 @@ HISTORY = [
     {"step": 0, "general_loss": 2.0},
     {"step": 30, "general_loss": 2.2},
 ]
+NEEDS_FONT = "needs a Chinese font, such as Debian's fonts-noto-cjk"
 # A missing glyph, which would be a box, is a warning to matplotlib.
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -31,7 +32,7 @@ def fonts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     if request.param == "without":
         monkeypatch.setattr(pictures, "CHINESE_FONTS", ())
     elif chinese_font() is None:
-        pytest.skip("no Chinese font is installed")
+        pytest.skip(NEEDS_FONT)
     return str(request.param)
 
 
@@ -100,7 +101,7 @@ def test_the_losses_stand_over_the_steps_with_the_learning_rate(tmp_path: Path, 
 
 def test_a_font_installed_after_the_list_of_fonts_was_made_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     if (name := chinese_font()) is None:
-        pytest.skip("no Chinese font is installed")
+        pytest.skip(NEEDS_FONT)
     manager = font_manager.fontManager
     monkeypatch.setattr(manager, "ttflist", [font for font in manager.ttflist if "CJK" not in font.name])
     assert chinese_font() == name

@@ -148,7 +148,7 @@ def test_the_evaluation_writes_the_page_beside_the_scores(tmp_path: Path, capsys
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 needs_browser = pytest.mark.skipif(
-    not BROWSER or not DRIVER, reason="Debian's chromium and chromium-driver are not installed"
+    not BROWSER or not DRIVER, reason="needs a browser: Debian's chromium and chromium-driver"
 )
 
 

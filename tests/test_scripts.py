@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import ROOT, record_row, run_script
+from conftest import ROOT, record_row, run_arguments, run_script
 
 from gaokao.runs import lock
 
@@ -20,13 +20,7 @@ from gaokao.runs import lock
 @pytest.fixture(scope="module")
 def arguments(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("scripts")
-    rows = [record_row(number) for number in range(20)]
-    (folder / "data.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
-    return [
-        f"--model.base={small_base}", f"--data.train={folder / 'data.json'}", f"--data.test={folder / 'data.json'}",
-        f"--output.dir={folder / 'out'}", "--train.max_steps=3", "--train.max_length=256", "--train.learning_rate=1e-3",
-        "--lora.r=4", "--generate.max_new_tokens=8", "--generate.limit=4", "--train.eval_steps=2",
-    ]  # fmt: skip
+    return run_arguments(small_base, folder, **{"train.learning_rate": "1e-3", "generate.limit": 4})
 
 
 @pytest.fixture(scope="module")

@@ -13,17 +13,14 @@ import argparse
 import json
 import random
 import re
-import resource
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from gaokao.records import OUTSIDE, TEXTBOOK, Record, load_records
 from gaokao.text import CHOICE_TYPES, split_options
+from tests.benchmarks.bounded import run_bounded
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RECORDS, SECONDS, MEGABYTES = 10_000, 60.0, 1024.0
@@ -106,24 +103,12 @@ def main(arguments: list[str] | None = None) -> None:
         rows = make_rows(chosen.records)
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
         size = path.stat().st_size / 2**20
-        started = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-m", "gaokao_data.check", str(path), "--tokens", chosen.tokens],
-            cwd=ROOT, capture_output=True, text=True, encoding="utf-8", check=False,
-        )  # fmt: skip
-        seconds = time.perf_counter() - started
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # Kilobytes on Linux, bytes on macOS.
-    megabytes = used.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    print(done.stdout[-4000:] + done.stderr)
-    print(
-        f"{chosen.records:,} records, {size:.1f} MB: {seconds:.1f} s ({used.ru_utime + used.ru_stime:.1f} s of processor "
-        f"time), peak {megabytes:.0f} MB; bounds {SECONDS:.0f} s, {MEGABYTES:.0f} MB"
-    )
-    if done.returncode:
-        sys.exit(f"the check itself ended with exit code {done.returncode}")
-    if seconds > SECONDS or megabytes > MEGABYTES:
-        sys.exit("over the bound")
+        run_bounded(
+            ["-m", "gaokao_data.check", str(path), "--tokens", chosen.tokens],
+            f"{chosen.records:,} records, {size:.1f} MB",
+            SECONDS,
+            MEGABYTES,
+        )
 
 
 if __name__ == "__main__":

@@ -10,18 +10,15 @@ the command is measured: checks, grounding, similarity, intervals, picture and p
 
 import argparse
 import json
-import resource
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 from gaokao.prompts import render
 from gaokao.records import Record, parse_record
 from gaokao.sources import Raw
-from tests.benchmarks.check_10k import ROOT, make_rows
+from tests.benchmarks.bounded import run_bounded
+from tests.benchmarks.check_10k import make_rows
 
 ITEMS, SECONDS, MEGABYTES = 10_000, 120.0, 2048.0
 
@@ -59,27 +56,10 @@ def main() -> None:
         for step, path in enumerate(paths, 1):
             path.write_text(json.dumps(predictions(chosen.items, step), ensure_ascii=False), encoding="utf-8")
         size = paths[0].stat().st_size / 2**20
-        command = [
-            sys.executable,
-            "evaluate.py",
-            str(paths[0]),
-            *(["--against", str(paths[1])] if chosen.against else []),
-        ]
-        started = time.perf_counter()
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", check=False)
-        seconds = time.perf_counter() - started
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # Kilobytes on Linux, bytes on macOS.
-    megabytes = used.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    print(done.stdout + done.stderr)
-    print(
-        f"{chosen.items:,} predictions, {size:.1f} MB: {seconds:.1f} s ({used.ru_utime + used.ru_stime:.1f} s of "
-        f"processor time), peak {megabytes:.0f} MB; bounds {SECONDS:.0f} s, {MEGABYTES:.0f} MB"
-    )
-    if done.returncode:
-        sys.exit(f"the evaluation itself ended with exit code {done.returncode}")
-    if seconds > SECONDS or megabytes > MEGABYTES:
-        sys.exit("over the bound")
+        against = ["--against", str(paths[1])] if chosen.against else []
+        run_bounded(
+            ["evaluate.py", str(paths[0]), *against], f"{chosen.items:,} predictions, {size:.1f} MB", SECONDS, MEGABYTES
+        )
 
 
 if __name__ == "__main__":
