@@ -236,19 +236,15 @@ def passage_groups(records: Sequence[Record]) -> list[int]:
     What is asked of one passage several times goes well or badly together, so that such records say less than as many
     that are independent: intervals and tests take whole groups.
     """
-    group = list(range(len(records)))
+    from scipy.cluster.hierarchy import DisjointSet
 
-    def root(place: int) -> int:
-        while group[place] != place:
-            group[place] = place = group[group[place]]
-        return place
-
+    sets = DisjointSet(range(len(records)))
     first: dict[tuple[str, str], int] = {}
     for place, record in enumerate(records):
         for name in PASSAGES:
             if passage := "".join(record.passage(name).split()):
-                group[root(place)] = root(first.setdefault((name, passage), place))
-    return [root(place) for place in range(len(records))]
+                sets.merge(place, first.setdefault((name, passage), place))
+    return [int(sets[place]) for place in range(len(records))]
 
 
 def bootstrap_interval(
