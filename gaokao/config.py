@@ -213,7 +213,7 @@ class GenerateConfig(Section):
     questions_per_record: int = _key(1, "Different questions for each record", ge=1, le=1000)
     attempts: int = _key(3, "Drafts of a question until one passes the checks", ge=1, le=100)
     solve_back: int = _key(0, "Blind answers a draft's key must agree with; 0: none", ge=0, le=MOST_ANSWERS)
-    max_new_tokens: int = _key(1024, "Longest answer; one cut off has finish_reason length", ge=1, le=32768)
+    max_new_tokens: int = _key(1280, "Longest answer; one cut off has finish_reason length", ge=1, le=32768)
     do_sample: bool = _key(True, "Draw at random; false: always the likeliest token")
     temperature: float = _key(0.7, "Lower is safer, higher more varied", ge=0.01, le=5)
     top_p: float = _key(0.9, "Draw from the likeliest tokens that hold this share", ge=0.01, le=1)

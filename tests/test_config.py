@@ -98,7 +98,7 @@ KEYS: dict[str, tuple[Any, list[Any], list[Any]]] = {
     "generate.questions_per_record": (1, [1, 1000], [0, 1001, 1.5, None]),
     "generate.attempts": (3, [1, 100], [0, 101, 1.5, True, None]),
     "generate.solve_back": (0, [0, 8], [-1, 9, 1.5, True, None]),
-    "generate.max_new_tokens": (1024, [1, 32768], [0, 32769, 10**30]),
+    "generate.max_new_tokens": (1280, [1, 32768], [0, 32769, 10**30]),
     "generate.do_sample": (True, SWITCH, NO_SWITCH),
     "generate.temperature": (0.7, [0.01, 5], [0.009, 0, 5.1, *NUMBERS]),
     "generate.top_p": (0.9, [0.01, 1], [0.009, 0, 1.1, *NUMBERS]),
