@@ -60,10 +60,17 @@ class Setup(NamedTuple):
         return 4 if self.dtype == "fp32" else 2
 
 
-def setup_of(
-    config: Config, *, on_gpu: bool = True, dtype: str = "auto", attention: str = "auto", processes: int = 1
-) -> Setup:
-    """The setup of a configuration; what is still `auto` is taken to be bf16, and FlashAttention 2 where it is installed."""
+def setup_of(config: Config, *, on_gpu: bool = True, dtype: str = "", attention: str = "", processes: int = 1) -> Setup:
+    """The setup of a configuration; what is `auto` is taken to be bf16, and FlashAttention 2 where it is installed.
+
+    Args:
+        config: what is asked for.
+        on_gpu: False for the main memory of a machine without one.
+        dtype: as it was chosen on this machine; the configuration's if empty.
+        attention: likewise.
+        processes: how many share the work.
+    """
+    dtype, attention = dtype or config.model.dtype, attention or config.model.attention
     if attention == "auto":
         attention = "flash_attention_2" if on_gpu and importlib.util.find_spec("flash_attn") else "sdpa"
     train = config.train

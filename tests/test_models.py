@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -102,6 +102,17 @@ def test_on_a_gpu_bf16_is_taken_where_the_hardware_has_it(
         models.choose_dtype("bf16", on_gpu=True)
 
 
+@pytest.fixture
+def flash_attn_as_found() -> Iterator[None]:
+    """What a test imports under this name is gone after it: others ask whether the package is there."""
+    before = sys.modules.pop("flash_attn", None)
+    yield
+    sys.modules.pop("flash_attn", None)
+    if before is not None:
+        sys.modules["flash_attn"] = before
+
+
+@pytest.mark.usefixtures("flash_attn_as_found")
 @pytest.mark.parametrize(
     ("capability", "dtype", "package", "expected"),
     [
@@ -127,7 +138,6 @@ def test_flash_attention_is_taken_where_gpu_dtype_and_build_allow_it(
         (tmp_path / "flash_attn").mkdir()
         (tmp_path / "flash_attn" / "__init__.py").write_text(package, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
     choice = models.choose_attention("auto", True, dtype)
     if expected == "flash_attention_2":
         assert choice.value == expected
@@ -136,7 +146,6 @@ def test_flash_attention_is_taken_where_gpu_dtype_and_build_allow_it(
         assert choice.value == "sdpa" and expected in choice.reason
         with pytest.raises(UserError, match="model.attention = flash_attention_2"):
             models.choose_attention("flash_attention_2", True, dtype)
-    monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
 
 
 def test_a_base_is_not_chosen_for_a_gpu_that_torch_cannot_use(

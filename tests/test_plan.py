@@ -217,6 +217,16 @@ def test_every_setting_moves_the_peak_in_its_direction(change: dict[str, Any], m
     assert total(SHIPPED._replace(**change)) != total(SHIPPED)
 
 
+def test_attention_and_dtype_are_those_of_the_configuration_whatever_is_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    asked = resolved("--model.attention", "sdpa", "--model.dtype", "fp32").config
+    assert memory.setup_of(asked)[1:3] == ("fp32", "sdpa")
+    assert memory.setup_of(asked, dtype="bf16", attention="eager")[1:3] == ("bf16", "eager")
+    assert memory.setup_of(Config())[1:3] == ("bf16", "flash_attention_2")
+
+
 def test_without_checkpointing_a_layer_keeps_the_tensors_that_autograd_saves() -> None:
     """Counted on a real decoder layer, with an adapter in bf16 as autocast has it on a GPU, and without dropout."""
     import torch
