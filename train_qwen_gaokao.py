@@ -75,7 +75,8 @@ def train(resolved: Resolved, records: list[Record], pool: ChatPool, processes: 
     material = splits.gather(records, pool, count, context=base.context, **splits.keys_of(config))
     adapter = adapters.adapter_record(base)
     say(f"{banner(resolved, base, processes=processes.num_processes)}\n{material.text(config.train.max_length)}")
-    say(plan.memory_line(resolved, base, processes.num_processes))
+    resolved, forecast = plan.settle_memory(resolved, base, processes.num_processes)
+    say(forecast)
     if first:
         say(summary_line(records, as_arguments(config.data.train)))
 

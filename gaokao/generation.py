@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import psutil
 import torch
 from accelerate.utils import gather_object
 from transformers import (
-    DynamicCache,
     GenerationConfig,
     LogitsProcessorList,
     PreTrainedTokenizerBase,
@@ -24,6 +24,7 @@ from transformers import (
 from gaokao import adapters, models
 from gaokao.config import BARE_BASE
 from gaokao.console import banner
+from gaokao.decoding import make_cache, quick_products
 from gaokao.errors import UserError
 from gaokao.models import prompt_ids, stop_token_ids
 from gaokao.prompts import prepare_input
@@ -41,6 +42,8 @@ MEMORY_SHARE = 0.7
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 # A batch is gathered anew when this share of its rows has ended; the gathering copies the KV cache.
 LEAVING_SHARE = 8
+# Fewer tokens that all prompts of a batch begin with are read with each of them.
+SHARED_TOKENS = 32
 # A blind answer is “答案：” and a few letters.
 ANSWER_TOKENS = 24
 
@@ -234,6 +237,18 @@ def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
+def shared_tokens(prompts: Sequence[list[int]]) -> int:
+    """Tokens that all prompts begin with and that are worth reading once for all of them; one of each prompt is left.
+
+    Several questions on one passage share all of it, those of one subject and type their system message.
+    """
+    if len(prompts) < 2:
+        return 0
+    alike = (len(set(tokens)) == 1 for tokens in zip(*prompts, strict=False))
+    common = min(sum(takewhile(bool, alike)), min(map(len, prompts)) - 1)
+    return common if common >= SHARED_TOKENS else 0
+
+
 def fitting_batch(model: Any, longest: int, processes: int = 1) -> int:
     """Rows of `longest` tokens, prompt and answer, whose KV cache and logits fit into the memory that is free now.
 
@@ -374,19 +389,27 @@ class Writer:
         # A repetition penalty looks at the padding as well, which the mask hides from the model only. The pad token is an
         # end token here, so that padded rows would be kept from ending; the first token stands in every prompt anyway.
         filler = prompts[rows[0]][0]
+        shared = shared_tokens([prompts[place] for place in rows])
         ids = torch.tensor(
-            [[filler] * pad + prompts[place] for pad, place in zip(pads, rows, strict=True)],
+            [
+                prompts[place][:shared] + [filler] * pad + prompts[place][shared:]
+                for pad, place in zip(pads, rows, strict=True)
+            ],
             device=device,
         )
-        mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads], device=device)
-        cache = DynamicCache(config=self.model.config)
+        mask = torch.tensor([[1] * shared + [0] * pad + [1] * (width - pad - shared) for pad in pads], device=device)
+        cache = make_cache(self.model.config)
+        if shared:
+            with torch.inference_mode():
+                self.model(input_ids=ids[:1, :shared], past_key_values=cache, use_cache=True, logits_to_keep=1)
+                cache.batch_repeat_interleave(len(rows))
         while rows:
             written = ids.shape[1] - width
             stretch = _Stretch(self.stops, max(1, len(rows) // LEAVING_SHARE), tick)
             sampler = ItemSampler([keys[place] for place in rows], self.temperature, self.top_p, written)
             settings = copy.copy(self.settings)
             settings.max_new_tokens = self.max_new_tokens - written
-            with torch.inference_mode():
+            with torch.inference_mode(), quick_products(self.model):
                 # The whole of ids and mask, although the cache holds all but the last token: a repetition penalty
                 # looks at all of them.
                 ids = self.model.generate(

@@ -27,6 +27,8 @@ GAPS = 0.1
 # trl; what the heap holds beside the activations, because short-lived copies leave holes between those that stay; and
 # bytes that loading leaves in the heap for each quantized weight, from its copies (2 to 5, from run to run).
 LIBRARIES, HEAP_GAPS, LOADING_LEFT = 0.7 * GB, 0.3, 3
+# Of a memory, what the forecast without gradient checkpointing may take: it errs by a tenth and more.
+ROOM = 0.85
 # How far a remedy goes: shorter rows leave records out, and a lower rank learns less.
 LEAST_LENGTH, LEAST_RANK = 512, 8
 
@@ -63,6 +65,8 @@ class Setup(NamedTuple):
 def setup_of(config: Config, *, on_gpu: bool = True, dtype: str = "", attention: str = "", processes: int = 1) -> Setup:
     """The setup of a configuration; what is `auto` is taken to be bf16, and FlashAttention 2 where it is installed.
 
+    Gradient checkpointing that is `auto` counts as on; `decide_checkpointing` decides it for a size.
+
     Args:
         config: what is asked for.
         on_gpu: False for the main memory of a machine without one.
@@ -84,7 +88,7 @@ def setup_of(config: Config, *, on_gpu: bool = True, dtype: str = "", attention:
         optim=train.optim,
         length=train.max_length,
         rows=train.per_device_train_batch_size,
-        checkpointing=train.gradient_checkpointing,
+        checkpointing=train.gradient_checkpointing is not False,
         on_gpu=on_gpu,
         processes=processes,
     )
@@ -255,6 +259,13 @@ def _loss(shape: Shape, setup: Setup) -> Term:
     states = setup.tokens * shape.hidden * (2 * setup.width + 4)
     formula = f"{rows:,} x {words:,} x {setup.width} bytes + {setup.tokens:,} tokens x {shape.hidden:,} x {2 * setup.width + 4} bytes"
     return Term("loss", rows * words * setup.width + states, formula)
+
+
+def decide_checkpointing(shape: Shape, setup: Setup, asked: str | bool, size: float) -> Setup:
+    """The setup with gradient checkpointing as it was asked for; `auto`: off where `size` bytes hold the training without."""
+    without = setup._replace(checkpointing=False)
+    on = asked if isinstance(asked, bool) else peak(memory(shape, without)) > ROOM * size
+    return setup._replace(checkpointing=on)
 
 
 class Fit(NamedTuple):

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
+
 from gaokao.chats import ChatPool
 from gaokao.config import Config
 from gaokao.errors import UserError, first_line
-from gaokao.memory import GB, Setup, Term, fit, memory, peak, setup_of, weights
+from gaokao.memory import GB, Setup, Term, decide_checkpointing, fit, memory, peak, setup_of, weights
 from gaokao.prompts import Example, format_chat
 from gaokao.records import Record
 from gaokao.settings import Resolved, cuda_driver
@@ -77,8 +79,11 @@ def require_room(resolved: Resolved) -> None:
         )
 
 
-def memory_line(resolved: Resolved, base: Any, processes: int) -> str:
-    """The peak that is expected and its parts, with a warning where it is more than the memory of the smallest GPU.
+def settle_memory(resolved: Resolved, base: Any, processes: int) -> tuple[Resolved, str]:
+    """The configuration with `train.gradient_checkpointing` decided, and the forecast in words: the peak and its parts.
+
+    `auto` is off where the smallest GPU, or a process's share of the main memory that is free
+    now, holds the training without it.
 
     Args:
         resolved: the configuration.
@@ -86,15 +91,31 @@ def memory_line(resolved: Resolved, base: Any, processes: int) -> str:
         processes: how many share the work.
     """
     config, on_gpu = resolved.config, bool(resolved.gpus)
+    asked = config.train.gradient_checkpointing
     try:
         shape = find_shape(str(base.folder)).shape
     except UserError as error:
-        return f"forecast  none: {first_line(error).partition(';')[0]}"
+        return _with_checkpointing(
+            resolved, asked is not False
+        ), f"forecast  none: {first_line(error).partition(';')[0]}"
     setup = setup_of(config, on_gpu=on_gpu, dtype=base.dtype.value, attention=base.attention.value, processes=processes)
-    terms = memory(shape, setup)
-    where = "of each GPU" if on_gpu else "of main memory"
-    text = f"forecast  {peak(terms) / GB:.1f} GB {where} at the peak: {_parts(terms)}; computed, --plan shows each term"
     card = smallest_gpu() if on_gpu else None
+    free = card[1] if card else 0 if on_gpu else psutil.virtual_memory().available / processes
+    setup = decide_checkpointing(shape, setup, asked, free)
+    return _with_checkpointing(resolved, setup.checkpointing), _forecast(shape, setup, card)
+
+
+def _with_checkpointing(resolved: Resolved, on: bool) -> Resolved:
+    train = resolved.config.train.model_copy(update={"gradient_checkpointing": on})
+    return resolved._replace(config=resolved.config.model_copy(update={"train": train}))
+
+
+def _forecast(shape: Shape, setup: Setup, card: tuple[str, int] | None) -> str:
+    """The peak and its parts, with a warning where it is more than the memory of a GPU."""
+    terms = memory(shape, setup)
+    where = "of each GPU" if setup.on_gpu else "of main memory"
+    how = f"with{'' if setup.checkpointing else 'out'} gradient checkpointing"
+    text = f"forecast  {peak(terms) / GB:.1f} GB {where} at the peak, {how}: {_parts(terms)}; computed, --plan shows each term"
     if card is None or peak(terms) <= card[1]:
         return text
     wanted = fit(shape, setup, card[1])
@@ -287,7 +308,7 @@ def text(resolved: Resolved, records: list[Record], pool: ChatPool) -> str:
     lines = ["plan      computed, not measured, for a machine with a GPU; GB are 10^9 bytes"]
     lines += _shape_lines(config, found, setup)
     lines += _memory_lines(found.shape, setup)
-    lines += _fit_lines(found.shape, setup, lengths)
+    lines += _fit_lines(found.shape, setup, config.train.gradient_checkpointing, lengths)
     lines += material.text(setup.length).splitlines()
     lines += _work_lines(config, found.shape, setup, lengths, how)
     if not resolved.gpus:
@@ -333,10 +354,11 @@ def _memory_lines(shape: Shape, setup: Setup) -> list[str]:
     return lines
 
 
-def _fit_lines(shape: Shape, setup: Setup, lengths: list[int]) -> list[str]:
+def _fit_lines(shape: Shape, setup: Setup, checkpointing: str | bool, lengths: list[int]) -> list[str]:
     lines = []
     for size in SIZES:
-        found = fit(shape, setup, size * GB)
+        decided = decide_checkpointing(shape, setup, checkpointing, size * GB)
+        found = fit(shape, decided, size * GB)
         if not found.fits:
             said = f"does not fit ({found.peak / GB:.1f} GB at the least); {_smaller(shape, setup, size * GB)}"
         elif found.changes:
@@ -348,6 +370,8 @@ def _fit_lines(shape: Shape, setup: Setup, lengths: list[int]) -> list[str]:
             said = f"fits with {_options(found.changes)}: {found.peak / GB:.1f} GB{lost}"
         else:
             said = f"fits as it is, {size - found.peak / GB:.1f} GB free"
+            if checkpointing == "auto":
+                said += f", with{'' if decided.checkpointing else 'out'} gradient checkpointing"
         lines.append(f"{'GPU of' if size == SIZES[0] else '':<9} {size} GB: {said}")
     return lines
 
@@ -358,15 +382,21 @@ def _work_lines(config: Config, shape: Shape, setup: Setup, lengths: list[int], 
     batch = Batch(train.effective_batch, train.per_device_train_batch_size, 1)
     steps = batch.steps(done.rows, train.num_train_epochs, train.max_steps)
     read = steps * batch.at_once * batch.accumulated * done.tokens / done.rows
-    flops = flops_per_token(shape, setup, done.tokens / done.sequences)
+
+    def flops(gpu: Gpu) -> float:
+        decided = decide_checkpointing(shape, setup, train.gradient_checkpointing, gpu.gigabytes * GB)
+        return flops_per_token(shape, decided, done.tokens / done.sequences)
+
+    least, most = min(map(flops, GPUS)) / GB, max(map(flops, GPUS)) / GB
+    each_token = f"{least:.0f}" if least == most else f"{least:.0f} (without gradient checkpointing) or {most:.0f}"
     lines = [
         f"tokens    {done.tokens:,} an epoch, {how}",
         f"rows      {done.rows} of {done.sequences} sequences, {done.filled:.0%} full",
         *batch.text(steps).splitlines(),
-        f"time      {read:,.0f} tokens x {flops / GB:.0f} GFLOP / TFLOP/s, on one GPU; the speeds are a third of the maker's, "
+        f"time      {read:,.0f} tokens x {each_token} GFLOP / TFLOP/s, on one GPU; the speeds are a third of the maker's, "
         "assumed",
     ]
-    each = [f"{gpu.name} ({gpu.tflops * SHARE:.0f}) {_time(read * flops, gpu)}" for gpu in GPUS]
+    each = [f"{gpu.name} ({gpu.tflops * SHARE:.0f}) {_time(read * flops(gpu), gpu)}" for gpu in GPUS]
     return [*lines, *(f"          {', '.join(each[start : start + 4])}" for start in range(0, len(each), 4))]
 
 

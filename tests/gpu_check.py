@@ -133,7 +133,9 @@ def measure(base: Path, out: Path, config: Config, device: str, dtype: str, atte
     )
     tokenizer = chosen.tokenizer
     records = load_records(tiny.BUNDLED)
-    settings = config.train.model_copy(update={"max_steps": STEPS, "save_steps": SAVED_AT, "eval_steps": None})
+    # `auto` would leave it off on a large card, and the forecast beside it is that of `memory.setup_of`.
+    fixed = {"gradient_checkpointing": config.train.gradient_checkpointing is not False}
+    settings = config.train.model_copy(update={"max_steps": STEPS, "save_steps": SAVED_AT, "eval_steps": None, **fixed})
     material = splits.gather(
         records,
         ChatPool(),

@@ -61,7 +61,7 @@ KEYS: dict[str, tuple[Any, list[Any], list[Any]]] = {
     ),
     "train.max_length": (2048, [64, 131072], [63, 131073, None]),
     "train.packing": (True, SWITCH, NO_SWITCH),
-    "train.gradient_checkpointing": (True, SWITCH, NO_SWITCH),
+    "train.gradient_checkpointing": ("auto", ["auto", True, False], ["maybe", 2, None]),
     "train.logging_steps": (1, COUNT, NO_COUNT),
     "train.eval_steps": (20, [None, *COUNT], NO_COUNT),
     "train.early_stopping": (None, [None, 1, 10**6], [0, 10**6 + 1]),

@@ -96,6 +96,37 @@ def test_padding_changes_no_answer(model: Any, tokenizer: Any, prompts: list[lis
         assert outputs(model, tokenizer, prompts, batch_size=batch_size) == alone
 
 
+@pytest.mark.parametrize(
+    ("prompts", "shared"),
+    [
+        ([[1] * 50], 0), ([[1] * 50] * 3, 49), ([[1] * 40 + [2, 3], [1] * 40 + [4]], 40), ([[1] * 40, [1] * 60], 39),
+        ([[1] * 20 + [2] * 40, [1] * 60], 0), ([[1] * 60, [2] + [1] * 59], 0),
+    ],
+)  # fmt: skip
+def test_what_all_prompts_of_a_batch_begin_with_is_found(prompts: list[list[int]], shared: int) -> None:
+    assert generation.shared_tokens(prompts) == shared
+
+
+@pytest.mark.parametrize("options", [GREEDY, SAMPLED, SAMPLED | {"repetition_penalty": 1.3}])
+def test_what_all_prompts_begin_with_is_read_once_and_changes_no_answer(
+    model: Any, tokenizer: Any, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    # Two questions on one passage, and others of the same system message.
+    first = prompts[2][:45]
+    same = [*(first + prompt for prompt in prompts), first + prompts[0]]
+    apart = outputs(model, tokenizer, same, batch_size=1, options=options)
+    read: list[int] = []
+    watching = model.register_forward_pre_hook(
+        lambda module, args, given: read.append(given["input_ids"].numel()), with_kwargs=True
+    )
+    together = outputs(model, tokenizer, same, batch_size=6, options=options)
+    watching.remove()
+    assert together == apart
+    assert read[:2] == [45, 6 * max(LENGTHS)]
+    monkeypatch.setattr(generation, "SHARED_TOKENS", 10**6)
+    assert outputs(model, tokenizer, same, batch_size=6, options=options) == apart
+
+
 def test_the_kv_cache_changes_no_answer(model: Any, tokenizer: Any, prompts: list[list[int]]) -> None:
     made = outputs(model, tokenizer, prompts, batch_size=5)
     for prompt, output in zip(prompts, made, strict=True):

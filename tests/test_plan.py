@@ -420,18 +420,50 @@ def test_every_start_says_the_peak_in_one_line_and_warns_only_where_it_does_not_
     base_14b: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     card(monkeypatch, 24)
-    line = plan.memory_line(resolved(), running("Qwen/Qwen2.5-14B-Instruct", base_14b), 1)
-    assert line.startswith("forecast  14.4 GB of each GPU at the peak: weights 9.9, adapter") and "\n" not in line
+    _, line = plan.settle_memory(resolved(), running("Qwen/Qwen2.5-14B-Instruct", base_14b), 1)
+    said = "forecast  14.4 GB of each GPU at the peak, with gradient checkpointing: weights 9.9, adapter"
+    assert line.startswith(said) and "\n" not in line
     numbers = [float(number) for number in re.findall(r" (\d+\.\d)(?:,|;)", line)]
     assert sum(numbers) == pytest.approx(14.4, abs=0.25)
     card(monkeypatch, 14)
-    _, warning = plan.memory_line(resolved(), running("Qwen/Qwen2.5-14B-Instruct", base_14b), 1).split("\n")
+    _, warning = plan.settle_memory(resolved(), running("Qwen/Qwen2.5-14B-Instruct", base_14b), 1)[1].split("\n")
     assert warning.startswith("WARNING   NVIDIA GeForce RTX 4090 has 14.0 GB, which is less: --train.max_length 1024")
+
+
+@pytest.mark.parametrize(
+    ("asked", "gigabytes", "gpus", "on"),
+    [
+        ("auto", 24, 1, True), ("auto", 40, 1, True), ("auto", 80, 1, False), ("true", 80, 1, True), ("false", 24, 1, False),
+        ("auto", 500, 0, False), ("auto", 16, 0, True),
+    ],
+)  # fmt: skip
+def test_gradient_checkpointing_is_left_off_where_the_forecast_fits_without(
+    base_14b: Path, monkeypatch: pytest.MonkeyPatch, asked: str, gigabytes: float, gpus: int, on: bool
+) -> None:
+    card(monkeypatch, gigabytes)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=gigabytes * 1e9))
+    asking = resolved("--train.gradient_checkpointing", asked, gpus=gpus)
+    settled, line = plan.settle_memory(asking, running("Qwen/Qwen2.5-14B-Instruct", base_14b), 1)
+    assert settled.config.train.gradient_checkpointing is on
+    assert f"at the peak, with{'' if on else 'out'} gradient checkpointing: " in line
+    assert settled.config.model_copy(update={"train": asking.config.train}) == asking.config
+
+
+def test_processes_on_a_cpu_share_the_memory_that_decides_on_gradient_checkpointing(
+    base_14b: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=150e9))
+    found = [
+        plan.settle_memory(resolved(gpus=0), running("x", base_14b), processes)[0].config.train.gradient_checkpointing
+        for processes in (1, 4)
+    ]
+    assert found == [False, True]
 
 
 def test_a_start_with_an_unknown_shape_goes_on_without_a_forecast(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "mixtral"}', encoding="utf-8")
-    line = plan.memory_line(resolved(), running("some/model", tmp_path), 1)
+    settled, line = plan.settle_memory(resolved(), running("some/model", tmp_path), 1)
+    assert settled.config.train.gradient_checkpointing is True
     assert line.startswith("forecast  none: ") and "mixtral" in line and "\n" not in line
 
 
@@ -458,6 +490,17 @@ def test_the_plan_shows_terms_sizes_tokens_steps_and_times() -> None:
     ):  # fmt: skip
         assert words in said, words
     assert "published" not in plan.text(resolved("--model.base", "Qwen/Qwen2.5-7B-Instruct"), RECORDS, ChatPool())
+
+
+def test_the_plan_leaves_gradient_checkpointing_off_on_the_sizes_that_hold_the_training_without() -> None:
+    arguments = ("--model.base", "Qwen/Qwen2.5-3B-Instruct", "--model.attention", "sdpa")
+    said = plan.text(resolved(*arguments), RECORDS, ChatPool())
+    sizes = dict(re.findall(r"(\d+) GB: fits as it is, .* free, (with\w*) gradient checkpointing", said))
+    assert sizes["12"] == "with" and sizes["40"] == sizes["80"] == "without"
+    quick, slow = map(int, re.findall(r"x (\d+) \(without gradient checkpointing\) or (\d+) GFLOP", said)[0])
+    assert 0.6 < quick / slow < 0.8
+    always = plan.text(resolved(*arguments, "--train.gradient_checkpointing", "true"), RECORDS, ChatPool())
+    assert f"x {slow} GFLOP" in always and "free, with" not in always
 
 
 def test_the_plan_names_records_that_a_remedy_leaves_out_and_bases_that_fit() -> None:

@@ -1,0 +1,103 @@
+"""What makes a decoding step cheap: a KV cache that grows in place, and products in the order that a CPU is quick at."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+# Room for so many tokens is made at once.
+BLOCK = 64
+# Rows up to which a product is skinny; with more of them both orders are equally quick.
+SKINNY_ROWS = 128
+
+
+class RoomyLayer(DynamicLayer):
+    """A layer of the cache with room for tokens to come: transformers' own is copied whole for every new token."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    _room: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write behind what is there.
+
+        Args:
+            key_states: [rows, heads, new tokens, head size].
+            value_states: likewise.
+            args: of other kinds of layers, not used.
+            kwargs: likewise.
+
+        Returns:
+            Keys and values of all tokens, as views of the room.
+        """
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        before = self.get_seq_length()
+        after = before + key_states.shape[-2]
+        if self._room is None or self._room[0].shape[-2] < after:
+            self._room = (_wider(self.keys, before, key_states), _wider(self.values, before, value_states))
+        for room, states in zip(self._room, (key_states, value_states), strict=True):
+            room[:, :, before:after] = states
+        self.keys, self.values = (room[:, :, :after] for room in self._room)
+        return self.keys, self.values
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Every row so many times; the room is made anew with the next token."""
+        self._room = None
+        super().batch_repeat_interleave(repeats)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Only these rows; the room is made anew with the next token."""
+        self._room = None
+        super().batch_select_indices(indices)
+
+
+def _wider(old: torch.Tensor, before: int, states: torch.Tensor) -> torch.Tensor:
+    """Room for what is there, what comes now, and a block more."""
+    rows, heads, new, size = states.shape
+    room = states.new_empty(rows, heads, before + new + BLOCK, size)
+    if before:
+        room[:, :, :before] = old
+    return room
+
+
+def make_cache(config: Any) -> DynamicCache:
+    """An empty cache for a model; layers of other kinds (sliding windows) are transformers' own."""
+    cache = DynamicCache(config=config)
+    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+class _SkinnyProducts(TorchFunctionMode):
+    """Computes x @ W.T of few rows as (W @ x.T).T: the same sums, in another order of the same kernel's operands."""
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.nn.functional.linear and not kwargs:
+            rows, weight = args[0], args[1]
+            if weight.dtype is torch.float32 and rows.numel() <= SKINNY_ROWS * rows.shape[-1]:
+                product = (weight @ rows.reshape(-1, rows.shape[-1]).t()).t().contiguous()
+                if len(args) > 2 and args[2] is not None:
+                    product += args[2]
+                return product.view(*rows.shape[:-1], -1)
+        return func(*args, **(kwargs or {}))
+
+
+def quick_products(model: Any) -> AbstractContextManager[Any]:
+    """In this context the linear layers of a decoding step are computed in the order that is quicker on this machine.
+
+    For fp32 on a CPU without AVX-512 only: there a skinny product of torch's library takes up to three times as long one way
+    as the other (README, Speed). Elsewhere the context does nothing. The choice depends on the machine's kind alone, never on
+    a measurement, so that a resumed run computes as the one before it.
+    """
+    slow = (
+        next(model.parameters()).device.type == "cpu"
+        and model.dtype is torch.float32
+        and torch.backends.cpu.get_cpu_capability() in ("AVX2", "DEFAULT")
+    )
+    return _SkinnyProducts() if slow else nullcontext()
