@@ -1,6 +1,6 @@
 """What makes a decoding step cheap: a KV cache that grows in place, and products in the order that a CPU is quick at."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,6 +11,7 @@ from transformers.cache_utils import DynamicLayer
 
 # Room for so many tokens is made at once.
 BLOCK = 64
+KINDS = ("keys", "values")
 # Rows up to which a product is skinny; with more of them both orders are equally quick.
 SKINNY_ROWS = 128
 
@@ -44,8 +45,13 @@ class RoomyLayer(DynamicLayer):
             self._room = (_wider(self.keys, before, key_states), _wider(self.values, before, value_states))
         for room, states in zip(self._room, (key_states, value_states), strict=True):
             room[:, :, before:after] = states
-        self.keys, self.values = (room[:, :, :after] for room in self._room)
+        self.hold(*self._room, after)
         return self.keys, self.values
+
+    def hold(self, keys: torch.Tensor, values: torch.Tensor, length: int) -> None:
+        """Take these rooms, of which so many tokens are there."""
+        self._room = (keys, values)
+        self.keys, self.values = keys[:, :, :length], values[:, :, :length]
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Every row so many times; the room is made anew with the next token."""
@@ -64,6 +70,39 @@ def _wider(old: torch.Tensor, before: int, states: torch.Tensor) -> torch.Tensor
     room = states.new_empty(rows, heads, before + new + BLOCK, size)
     if before:
         room[:, :, :before] = old
+    return room
+
+
+def join(caches: Sequence[DynamicCache], shared: int) -> DynamicCache:
+    """The rows of several caches as one; each of the caches is emptied.
+
+    Args:
+        caches: of any number of tokens; their layers all grow in place.
+        shared: tokens at the beginning that stay there; shorter rows get their padding, zeros to be masked, behind them.
+    """
+    whole, *others = caches
+    if not others:
+        return whole
+    for layers in zip(*(cache.layers for cache in caches), strict=True):
+        for layer in layers:
+            assert isinstance(layer, RoomyLayer)
+        width = max(layer.get_seq_length() for layer in layers)
+        layers[0].hold(*(_padded([getattr(layer, kind) for layer in layers], width, shared) for kind in KINDS), width)
+        for layer in layers[1:]:
+            layer.reset()
+    return whole
+
+
+def _padded(parts: Sequence[torch.Tensor], width: int, shared: int) -> torch.Tensor:
+    """All rows with room for a block more; the padding of the shorter ones lies behind what is shared."""
+    _, heads, _, size = parts[0].shape
+    room = parts[0].new_zeros(sum(map(len, parts)), heads, width + BLOCK, size)
+    start = 0
+    for part in parts:
+        rows = room[start : start + len(part)]
+        rows[:, :, :shared] = part[:, :, :shared]
+        rows[:, :, width - (part.shape[2] - shared) : width] = part[:, :, shared:]
+        start += len(part)
     return room
 
 

@@ -14,6 +14,7 @@ import psutil
 import torch
 from accelerate.utils import gather_object
 from transformers import (
+    DynamicCache,
     GenerationConfig,
     LogitsProcessorList,
     PreTrainedTokenizerBase,
@@ -24,7 +25,7 @@ from transformers import (
 from gaokao import adapters, models
 from gaokao.config import BARE_BASE
 from gaokao.console import banner
-from gaokao.decoding import make_cache, quick_products
+from gaokao.decoding import RoomyLayer, join, make_cache, quick_products
 from gaokao.errors import UserError
 from gaokao.models import prompt_ids, stop_token_ids
 from gaokao.prompts import prepare_input
@@ -44,6 +45,8 @@ OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", 
 LEAVING_SHARE = 8
 # Fewer tokens that all prompts of a batch begin with are read with each of them.
 SHARED_TOKENS = 32
+# Prompts that are read at once: more are not quicker, and need more memory and padding.
+READ_ROWS = 8
 # A blind answer is “答案：” and a few letters.
 ANSWER_TOKENS = 24
 
@@ -263,12 +266,13 @@ def fitting_batch(model: Any, longest: int, processes: int = 1) -> int:
         free = psutil.virtual_memory().available // processes
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     token = 2 * config.num_hidden_layers * config.num_key_value_heads * head * model.dtype.itemsize
-    # The widest activations of a layer while the prompts are read, and logits, scores, probabilities of a step in fp32.
-    reading = 4 * (config.hidden_size + config.intermediate_size) * model.dtype.itemsize
-    # A cache that grows by a token is copied: for a moment there are two of a layer, and two of all when rows leave.
-    row = longest * (2 * token + reading) + 4 * 4 * config.vocab_size
+    # The widest activations of a layer while some prompts are read.
+    reading = READ_ROWS * longest * 4 * (config.hidden_size + config.intermediate_size) * model.dtype.itemsize
+    # A cache that outgrows its room is copied: for a moment there are two of a layer, and two of all when rows leave.
+    # Logits, scores and probabilities of a step in fp32.
+    row = longest * 2 * token + 4 * 4 * config.vocab_size
     most = MOST_ROWS_ON_GPU if on_gpu else MOST_ROWS_ON_CPU
-    return max(1, min(most, int(MEMORY_SHARE * free / row)))
+    return max(1, min(most, int((MEMORY_SHARE * free - reading) / row)))
 
 
 class _Stretch(StoppingCriteria):
@@ -383,26 +387,13 @@ class Writer:
         self, batch: Sequence[int], prompts: Sequence[list[int]], keys: Sequence[str], tick: Callable[[int], None]
     ) -> Iterator[Completion]:
         """The completions of one batch, in stretches on one KV cache; the rows that have ended leave between two."""
-        device = next(self.model.parameters()).device
         rows, width = list(batch), max(len(prompts[place]) for place in batch)
-        pads = [width - len(prompts[place]) for place in rows]
         # A repetition penalty looks at the padding as well, which the mask hides from the model only. The pad token is an
         # end token here, so that padded rows would be kept from ending; the first token stands in every prompt anyway.
         filler = prompts[rows[0]][0]
         shared = shared_tokens([prompts[place] for place in rows])
-        ids = torch.tensor(
-            [
-                prompts[place][:shared] + [filler] * pad + prompts[place][shared:]
-                for pad, place in zip(pads, rows, strict=True)
-            ],
-            device=device,
-        )
-        mask = torch.tensor([[1] * shared + [0] * pad + [1] * (width - pad - shared) for pad in pads], device=device)
-        cache = make_cache(self.model.config)
-        if shared:
-            with torch.inference_mode():
-                self.model(input_ids=ids[:1, :shared], past_key_values=cache, use_cache=True, logits_to_keep=1)
-                cache.batch_repeat_interleave(len(rows))
+        ids, mask = self._padded([prompts[place] for place in rows], shared, filler)
+        cache = self._read([prompts[place] for place in rows], shared, filler)
         while rows:
             written = ids.shape[1] - width
             stretch = _Stretch(self.stops, max(1, len(rows) // LEAVING_SHARE), tick)
@@ -437,11 +428,53 @@ class Writer:
                 )
             rows = [rows[number] for number in going]
             if rows:
-                kept = torch.tensor(going, device=device)
+                kept = torch.tensor(going, device=ids.device)
                 with torch.inference_mode():
                     cache.batch_select_indices(kept)
                     ids = ids[kept]
                     mask = torch.cat([mask[kept], mask.new_ones(len(rows), ids.shape[1] - mask.shape[1])], dim=1)
+
+    def _padded(self, prompts: Sequence[list[int]], shared: int, filler: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids and mask of rows of one length; the padding lies behind the tokens that all of them share."""
+        device, width = next(self.model.parameters()).device, max(map(len, prompts))
+        pads = [width - len(prompt) for prompt in prompts]
+        ids = [prompt[:shared] + [filler] * pad + prompt[shared:] for pad, prompt in zip(pads, prompts, strict=True)]
+        mask = [[1] * shared + [0] * pad + [1] * (width - shared - pad) for pad in pads]
+        return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+    def _read(self, prompts: Sequence[list[int]], shared: int, filler: int) -> DynamicCache:
+        """The KV cache of all tokens but the last of each prompt.
+
+        What all prompts begin with is read once, the rest a few rows at a time: they are of like lengths, need little
+        padding, and their activations are small.
+        """
+        beginning = make_cache(self.model.config)
+        if shared:
+            self._forward(*self._padded([prompts[0][:shared]], 0, filler), beginning)
+        at_once = READ_ROWS if all(isinstance(layer, RoomyLayer) for layer in beginning.layers) else len(prompts)
+        parts = []
+        for start in range(0, len(prompts), at_once):
+            some = [prompt[:-1] for prompt in prompts[start : start + at_once]]
+            part = copy.deepcopy(beginning)
+            part.batch_repeat_interleave(len(some))
+            self._forward(*self._padded(some, shared, filler), part)
+            parts.append(part)
+        return join(parts, shared)
+
+    def _forward(self, ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache) -> None:
+        """Read what the cache does not hold yet."""
+        there = cache.get_seq_length()
+        if there < ids.shape[1]:
+            places = (mask.cumsum(1) - 1).clamp(min=0)[:, there:]
+            with torch.inference_mode():
+                self.model(
+                    input_ids=ids[:, there:],
+                    attention_mask=mask,
+                    position_ids=places,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -83,17 +83,15 @@ def small_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base of random weights, so widely spread that every prompt is answered differently; made in a second.
 
-    A base that learnt a little says the same to every prompt, and a fault in padding, mask or cache would not show. Its
-    window is longer than any prompt, so that every token of a prompt counts.
+    A base that learnt a little says the same to every prompt, and a fault in padding, mask or cache would not show. It has
+    no window, as Qwen2.5 has none, so that every token of a prompt counts.
     """
     import torch
 
     from gaokao import tiny
     from gaokao.records import load_records
 
-    recipe = tiny.Recipe(
-        vocabulary=1024, hidden=64, layers=2, heads=2, key_value_heads=1, intermediate=128, window=4096
-    )
+    recipe = tiny.Recipe(vocabulary=1024, hidden=64, layers=2, heads=2, key_value_heads=1, intermediate=128)
     records = load_records(ROOT / "gaokao_data" / "train.json")[:40]
     tokenizer = tiny.train_tokenizer([piece for record in records for piece in tiny.plain_pieces(record)], recipe)
     with torch.random.fork_rng(devices=[]):
@@ -104,6 +102,8 @@ def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 torch.nn.init.normal_(weight, std=0.3)
         # An answer that ends with its first token would be the same as any other.
         model.lm_head.weight.data[[tokenizer.pad_token_id, tokenizer.eos_token_id]] = 0
+    layers = ["full_attention"] * recipe.layers
+    model.config.update({"use_sliding_window": False, "sliding_window": None, "layer_types": layers})
     folder = tmp_path_factory.mktemp("random") / "base"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

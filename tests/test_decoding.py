@@ -54,6 +54,27 @@ def test_a_cache_that_grows_in_place_copies_what_is_there_once_a_block(monkeypat
     assert len(made) == 2 * 2
 
 
+@pytest.mark.parametrize("shared", [0, 2])
+def test_joined_caches_hold_all_rows_with_the_padding_behind_what_is_shared(shared: int) -> None:
+    config = Qwen2Config(num_hidden_layers=2, hidden_size=24, num_attention_heads=3, num_key_value_heads=3)
+    caches = [decoding.make_cache(config) for _ in range(3)]
+    parts = [states(rows, tokens, tokens) for rows, tokens in ((2, 6), (1, 9), (3, 4))]
+    for cache, part in zip(caches, parts, strict=True):
+        for layer in range(2):
+            cache.update(*part, layer)
+    whole = decoding.join(caches, shared)
+    assert whole.get_seq_length() == 9 and caches[1].get_seq_length() == 0
+    for layer in whole.layers:
+        for kind, found in enumerate((layer.keys, layer.values)):
+            assert found.shape == (6, 3, 9, 8)
+            for rows, part in zip((slice(0, 2), slice(2, 3), slice(3, 6)), parts, strict=True):
+                tokens = part[kind].shape[2]
+                assert torch.equal(found[rows, :, :shared], part[kind][:, :, :shared])
+                assert torch.equal(found[rows, :, 9 - tokens + shared :], part[kind][:, :, shared:])
+                assert not found[rows, :, shared : 9 - tokens + shared].any()
+        assert torch.equal(layer.update(*states(6, 1, 7))[0][:, :, 9:], states(6, 1, 7)[0])
+
+
 def test_layers_with_a_sliding_window_stay_those_of_transformers() -> None:
     shape = {"num_hidden_layers": 3, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
     plain = decoding.make_cache(Qwen2Config(**shape))
