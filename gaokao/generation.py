@@ -266,13 +266,17 @@ def fitting_batch(model: Any, longest: int, processes: int = 1) -> int:
         free = psutil.virtual_memory().available // processes
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     token = 2 * config.num_hidden_layers * config.num_key_value_heads * head * model.dtype.itemsize
-    # The widest activations of a layer while some prompts are read.
-    reading = READ_ROWS * longest * 4 * (config.hidden_size + config.intermediate_size) * model.dtype.itemsize
+    # The widest activations of a layer while a prompt is read, a few of them at once.
+    reading = longest * 4 * (config.hidden_size + config.intermediate_size) * model.dtype.itemsize
     # A cache that outgrows its room is copied: for a moment there are two of a layer, and two of all when rows leave.
     # Logits, scores and probabilities of a step in fp32.
     row = longest * 2 * token + 4 * 4 * config.vocab_size
     most = MOST_ROWS_ON_GPU if on_gpu else MOST_ROWS_ON_CPU
-    return max(1, min(most, int((MEMORY_SHARE * free - reading) / row)))
+    space = MEMORY_SHARE * free
+    rows = space / (row + reading)
+    if rows > READ_ROWS:
+        rows = (space - READ_ROWS * reading) / row
+    return max(1, min(most, int(rows)))
 
 
 class _Stretch(StoppingCriteria):

@@ -54,6 +54,8 @@ TITLES = {
     "Results and scores": "结果与分数",
     "Measured": "实测",
     "Times": "用时",
+    "Speed of generation": "出题的速度",
+    "Speed of training": "训练的速度",
     "The tiny model": "小模型",
     "Made from its passages": "由材料而来",
     "The prompt": "提示词",
@@ -197,6 +199,7 @@ def test_the_path_from_a_table_to_scores_is_there_in_its_order() -> None:
 # Looked up in the help of vLLM 0.32.
 VLLM = {
     "--max-lora-rank", "--data-parallel-size", "--tensor-parallel-size", "--headless",
+    "--no-enable-chunked-prefill", "--max-num-batched-tokens",
 }  # fmt: skip
 
 
