@@ -183,9 +183,7 @@ class TrainConfig(Section):
     )
     max_length: int = _key(2048, "Tokens of a row; longer records are left out, never cut", ge=64, le=131072)
     packing: bool = _key(True, "Several records in one row, isolated from each other")
-    gradient_checkpointing: Literal["auto"] | bool = _key(
-        "auto", "A third slower, several times less memory; auto: where the forecast needs it"
-    )
+    gradient_checkpointing: Literal["auto"] | bool = _key("auto", "A third slower, far less memory; auto: where needed")
     logging_steps: Count = _key(1, "Steps between two points of the training loss")
     eval_steps: Count | None = _key(20, "Steps between two validations; null: once an epoch")
     early_stopping: int | None = _key(None, "Stop after so many validations without a lower loss", ge=1, le=10**6)
