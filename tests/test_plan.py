@@ -433,7 +433,7 @@ def test_every_start_says_the_peak_in_one_line_and_warns_only_where_it_does_not_
 @pytest.mark.parametrize(
     ("asked", "gigabytes", "gpus", "on"),
     [
-        ("auto", 24, 1, True), ("auto", 40, 1, True), ("auto", 80, 1, False), ("true", 80, 1, True), ("false", 24, 1, False),
+        ("auto", 24, 1, True), ("auto", 48, 1, True), ("auto", 80, 1, False), ("true", 80, 1, True), ("false", 24, 1, False),
         ("auto", 500, 0, False), ("auto", 16, 0, True),
     ],
 )  # fmt: skip
