@@ -11,7 +11,6 @@ from transformers.cache_utils import DynamicLayer
 
 # Room for so many tokens is made at once.
 BLOCK = 64
-KINDS = ("keys", "values")
 # Rows up to which a product is skinny; with more of them both orders are equally quick.
 SKINNY_ROWS = 128
 
@@ -42,7 +41,9 @@ class RoomyLayer(DynamicLayer):
         before = self.get_seq_length()
         after = before + key_states.shape[-2]
         if self._room is None or self._room[0].shape[-2] < after:
-            self._room = (_wider(self.keys, before, key_states), _wider(self.values, before, value_states))
+            # Before the first token the layer's own tensors have no shape.
+            old = (self.keys, self.values) if before else (key_states[:, :, :0], value_states[:, :, :0])
+            self._room = (make_room([old[0]], after, before), make_room([old[1]], after, before))
         for room, states in zip(self._room, (key_states, value_states), strict=True):
             room[:, :, before:after] = states
         self.hold(*self._room, after)
@@ -64,12 +65,25 @@ class RoomyLayer(DynamicLayer):
         super().batch_select_indices(indices)
 
 
-def _wider(old: torch.Tensor, before: int, states: torch.Tensor) -> torch.Tensor:
-    """Room for what is there, what comes now, and a block more."""
-    rows, heads, new, size = states.shape
-    room = states.new_empty(rows, heads, before + new + BLOCK, size)
-    if before:
-        room[:, :, :before] = old
+def make_room(parts: Sequence[torch.Tensor], width: int, shared: int) -> torch.Tensor:
+    """Keys or values of some rows with room for `width` tokens and a block more.
+
+    Args:
+        parts: [rows, heads, tokens, head size] of each; the tokens differ.
+        width: tokens of a row, at least those of every part.
+        shared: tokens of every part that stay at the beginning; the others end at `width`, with zeros between.
+
+    Returns:
+        [all rows, heads, width + BLOCK, head size].
+    """
+    _, heads, _, size = parts[0].shape
+    room = parts[0].new_zeros(sum(map(len, parts)), heads, width + BLOCK, size)
+    start = 0
+    for part in parts:
+        rows = room[start : start + len(part)]
+        rows[:, :, :shared] = part[:, :, :shared]
+        rows[:, :, width - (part.shape[2] - shared) : width] = part[:, :, shared:]
+        start += len(part)
     return room
 
 
@@ -87,23 +101,11 @@ def join(caches: Sequence[DynamicCache], shared: int) -> DynamicCache:
         for layer in layers:
             assert isinstance(layer, RoomyLayer)
         width = max(layer.get_seq_length() for layer in layers)
-        layers[0].hold(*(_padded([getattr(layer, kind) for layer in layers], width, shared) for kind in KINDS), width)
+        keys = make_room([layer.keys for layer in layers], width, shared)
+        layers[0].hold(keys, make_room([layer.values for layer in layers], width, shared), width)
         for layer in layers[1:]:
             layer.reset()
     return whole
-
-
-def _padded(parts: Sequence[torch.Tensor], width: int, shared: int) -> torch.Tensor:
-    """All rows with room for a block more; the padding of the shorter ones lies behind what is shared."""
-    _, heads, _, size = parts[0].shape
-    room = parts[0].new_zeros(sum(map(len, parts)), heads, width + BLOCK, size)
-    start = 0
-    for part in parts:
-        rows = room[start : start + len(part)]
-        rows[:, :, :shared] = part[:, :, :shared]
-        rows[:, :, width - (part.shape[2] - shared) : width] = part[:, :, shared:]
-        start += len(part)
-    return room
 
 
 def make_cache(config: Any) -> DynamicCache:
@@ -130,8 +132,8 @@ class _SkinnyProducts(TorchFunctionMode):
 def quick_products(model: Any) -> AbstractContextManager[Any]:
     """In this context the linear layers of a decoding step are computed in the order that is quicker on this machine.
 
-    For fp32 on a CPU without AVX-512 only: there a skinny product of torch's library takes up to three times as long one way
-    as the other (README, Speed). Elsewhere the context does nothing. The choice depends on the machine's kind alone, never on
+    For fp32 on a CPU without AVX-512 only: there torch's library took up to three times as long for a skinny product one way
+    as the other (measured at 4 to 64 rows). Elsewhere the context does nothing. The choice depends on the machine's kind alone, never on
     a measurement, so that a resumed run computes as the one before it.
     """
     slow = (

@@ -82,8 +82,8 @@ def require_room(resolved: Resolved) -> None:
 def settle_memory(resolved: Resolved, base: Any, processes: int) -> tuple[Resolved, str]:
     """The configuration with `train.gradient_checkpointing` decided, and the forecast in words: the peak and its parts.
 
-    `auto` is off where the smallest GPU, or a process's share of the main memory that is free
-    now, holds the training without it.
+    `auto` is off where the smallest GPU, or a process's share of the main memory that is free now, holds the training
+    without it.
 
     Args:
         resolved: the configuration.
@@ -95,13 +95,13 @@ def settle_memory(resolved: Resolved, base: Any, processes: int) -> tuple[Resolv
     try:
         shape = find_shape(str(base.folder)).shape
     except UserError as error:
-        return _with_checkpointing(
-            resolved, asked is not False
-        ), f"forecast  none: {first_line(error).partition(';')[0]}"
+        unknown = f"forecast  none: {first_line(error).partition(';')[0]}"
+        return _with_checkpointing(resolved, asked is not False), unknown
     setup = setup_of(config, on_gpu=on_gpu, dtype=base.dtype.value, attention=base.attention.value, processes=processes)
     card = smallest_gpu() if on_gpu else None
-    free = card[1] if card else 0 if on_gpu else psutil.virtual_memory().available / processes
-    setup = decide_checkpointing(shape, setup, asked, free)
+    # A GPU whose memory the driver does not tell counts as one without any to spare.
+    on_cpu = 0.0 if on_gpu else psutil.virtual_memory().available / processes
+    setup = decide_checkpointing(shape, setup, asked, card[1] if card else on_cpu)
     return _with_checkpointing(resolved, setup.checkpointing), _forecast(shape, setup, card)
 
 

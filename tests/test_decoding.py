@@ -40,13 +40,13 @@ def test_a_cache_that_grows_in_place_holds_what_transformers_holds() -> None:
 
 
 def test_a_cache_that_grows_in_place_copies_what_is_there_once_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, wider = [], decoding._wider
+    made, make_room = [], decoding.make_room
 
     def noting(*arguments: Any) -> torch.Tensor:
         made.append(arguments)
-        return wider(*arguments)
+        return make_room(*arguments)
 
-    monkeypatch.setattr(decoding, "_wider", noting)
+    monkeypatch.setattr(decoding, "make_room", noting)
     layer = decoding.RoomyLayer()
     for number in range(1 + 2 * decoding.BLOCK):
         layer.update(*states(2, 1, number))
