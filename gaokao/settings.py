@@ -156,7 +156,7 @@ def _resolve(
             checked.append(Config.model_validate(values))
         except ValidationError as error:
             # Each has to be looked up among all keys: a file of something else would take minutes.
-            details = error.errors(include_url=False)[: MAX_FAULTS + 1]
+            details = _one_a_key(error.errors(include_url=False))[: MAX_FAULTS + 1]
             problems += [_problem(detail, values, file, overrides, replacing) for detail in details]
     if problems:
         problems = list(dict.fromkeys(problems))
@@ -183,6 +183,17 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         else:
             merged[key] = value
     return merged
+
+
+def _one_a_key(details: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """One for each key: pydantic names every member of a union that a value is not."""
+    found: dict[tuple[int | str, ...], ErrorDetails] = {}
+    for detail in details:
+        first = found.setdefault(detail["loc"][:2], detail)
+        more = detail["msg"].removeprefix("Input should be ")
+        if first is not detail and more not in first["msg"]:
+            found[detail["loc"][:2]] = {**first, "msg": f"{first['msg']} or {more}"}
+    return list(found.values())
 
 
 def _problem(

@@ -330,6 +330,13 @@ def test_a_hostile_file_is_a_short_message_with_its_line(no_gpu: None, tmp_path:
     assert all(len(line) < 500 + len(str(tmp_path)) and line.isprintable() for line in text.split("\n"))
 
 
+@pytest.mark.parametrize("key", ["gradient_checkpointing", "resume"])
+def test_a_value_of_none_of_several_types_is_one_error(no_gpu: None, tmp_path: Path, key: str) -> None:
+    said = errors(tmp_path, f"train:\n  {key}: maybe\n  seed: x")
+    assert f"c.yaml:2: train.{key} = 'maybe': input should be 'auto' or a valid boolean" in said
+    assert said.count(f"train.{key}") == 1 and "train.seed" in said and "has 2 error(s)" in said
+
+
 def test_an_alias_bomb_is_not_built(no_gpu: None, tmp_path: Path) -> None:
     lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
     lines += [
