@@ -3,12 +3,14 @@
 import math
 import re
 import unicodedata
-from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from gaokao.records import Record
@@ -19,6 +21,10 @@ DUPLICATE_THRESHOLD = 0.6
 
 
 DUPLICATE_GRAM = 5
+
+
+# Sets of n-grams that one is compared with in one call.
+CANDIDATES_AT_ONCE = 256
 
 
 COPY_GRAM = 8
@@ -109,7 +115,8 @@ def _similar(
     An exact set-similarity join by prefix filter (Chaudhuri et al. 2006, Bayardo et al. 2007): two sets with Jaccard
     >= t share a gram among the first |x| - ceil(t|x|) + 1 of each, in any one order of all grams. With rare grams
     first, hardly any other text is met there. The order needs no exact counts, so grams are counted in hashed buckets;
-    a gram alone in its bucket is met by no other text and is not even indexed, which keeps the index small.
+    a gram alone in its bucket is met by no other text and is not even indexed, which keeps the index small. Grams are
+    compared by hashes of 64 bits, of which no two are equal by chance.
     """
     # Long because its four steps share their tables.
     if not 0 < threshold <= 1:
@@ -121,18 +128,12 @@ def _similar(
             places.setdefault(text, []).append(place)
     unique = list(places)
 
+    grams = [_hashed_ngrams(text, n) for text in unique]
+    sizes = list(map(len, grams))
     buckets = 1 << 22
-    count = array("I", bytes(4 * buckets))
-    sizes = []
-    for text in unique:
-        grams = ngrams(text, n)
-        sizes.append(len(grams))
-        for gram in grams:
-            count[hash(gram) % buckets] += 1
-
-    @lru_cache(maxsize=512)
-    def grams_of(number: int) -> set[str]:
-        return ngrams(unique[number], n)
+    count = np.zeros(buckets, np.uint32)
+    for hashes in grams:
+        np.add.at(count, hashes % buckets, 1)
 
     def across(a: int, b: int) -> bool:
         return border is None or (a < border) != (b < border)
@@ -143,28 +144,44 @@ def _similar(
         if copies_once:
             del copies[1:]
 
-    index: dict[str, list[int]] = {}
+    index: dict[int, list[int]] = {}
     for number in sorted(range(len(unique)), key=sizes.__getitem__):
-        grams = grams_of(number)
-        size = sizes[number]
+        own, size = grams[number], sizes[number]
         prefix_length = size - math.ceil(threshold * size - 1e-9) + 1
-        ranked = sorted((count[hash(gram) % buckets], gram) for gram in grams)
-        prefix = [gram for rarity, gram in ranked[:prefix_length] if rarity > 1]
-        candidates: set[int] = set()
-        for gram in prefix:
-            candidates.update(index.get(gram, ()))
+        rarity = count[own % buckets]
+        order = np.lexsort((own, rarity))[:prefix_length]
+        met: set[int] = set()
+        for gram in own[order[rarity[order] > 1]].tolist():
+            met.update(index.get(gram, ()))
             index.setdefault(gram, []).append(number)
-        for other in candidates:
-            # The other set is the smaller one: it must be large enough to reach the threshold at all.
-            if sizes[other] < threshold * size - 1e-9:
-                continue
-            pairs = [(a, b) for a in places[unique[other]] for b in places[unique[number]] if across(a, b)]
-            if not pairs:
-                continue
-            shared = len(grams & grams_of(other))
-            similarity = shared / (size + sizes[other] - shared)
-            if similarity >= threshold:
-                yield from ((a, b, similarity) for a, b in pairs)
+        # The other sets are smaller ones: large enough to reach the threshold at all, and with a pair across the border.
+        candidates = [
+            (other, pairs)
+            for other in met
+            if sizes[other] >= threshold * size - 1e-9
+            and (pairs := [(a, b) for a in places[unique[other]] for b in places[unique[number]] if across(a, b)])
+        ]
+        for start in range(0, len(candidates), CANDIDATES_AT_ONCE):
+            some = candidates[start : start + CANDIDATES_AT_ONCE]
+            theirs = np.concatenate([grams[other] for other, _ in some])
+            found = np.searchsorted(own, theirs).clip(max=size - 1)
+            begins = np.cumsum([0, *(sizes[other] for other, _ in some[:-1])])
+            counts = np.add.reduceat(own[found] == theirs, begins, dtype=np.int64).tolist()
+            for shared, (other, pairs) in zip(counts, some, strict=True):
+                similarity = shared / (size + sizes[other] - shared)
+                if similarity >= threshold:
+                    yield from ((a, b, similarity) for a, b in pairs)
+
+
+def _hashed_ngrams(text: str, n: int) -> NDArray[np.uint64]:
+    """`ngrams` as sorted hashes of 64 bits: a fraction of the time and memory of the texts."""
+    # No character is 0, so a short text is like no gram of a longer one.
+    codes = np.frombuffer(text.ljust(n, "\0").encode("utf-32-le"), np.uint32).astype(np.uint64)
+    factors = np.random.default_rng(0).integers(1 << 63, size=n, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    hashes = np.zeros(len(codes) - n + 1, np.uint64)
+    for place, factor in enumerate(factors):
+        hashes += codes[place : place + len(hashes)] * factor
+    return np.unique(hashes)
 
 
 def containment(text: str, passages: str | Sequence[str], n: int = COPY_GRAM) -> float:
