@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from gaokao.checks import SPAN, Item
 from gaokao.metrics import rate
+from gaokao.parallel import on_cores
 from gaokao.records import PASSAGES, SUBJECTS, TEXTBOOK
 from gaokao.text import bare, shared_spans, without
 
@@ -33,10 +34,9 @@ def grounding(items: Sequence[Item]) -> Grounding:
     """
     found: Grounding = {}
     for name in PASSAGES:
-        flags = {
-            subject: _flags([items[place] for place in places], name)
-            for subject, places in _compared(items, name).items()
-        }
+        compared = _compared(items, name)
+        calls = [([items[place] for place in places], name) for places in compared.values()]
+        flags = dict(zip(compared, on_cores(_flags, calls, len(items)), strict=True))
         rows = {subject: _row([those]) for subject, those in flags.items()}
         found[name] = rows | ({"all": _row([*flags.values()])} if len(rows) > 1 else {})
     return found

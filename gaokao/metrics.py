@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rapidfuzz.distance import LCSseq
 
 from gaokao.errors import shown
+from gaokao.parallel import on_cores
 from gaokao.prompts import parse
 from gaokao.records import HEADER, PASSAGES, SECTIONS, Record, join_answers
 from gaokao.text import CHOICE_TYPES
@@ -157,18 +158,20 @@ def similarity(items: "Sequence[Generated]", rounds: int = CHANCE_ROUNDS, seed: 
     ours = [_own_texts(item) for item in items]
     theirs = [section_texts(item.reference or "") for item in items]
 
-    def compare(item: int, other: int) -> PairScores:
-        return _pair_scores(ours[item], theirs[other], _left_out(items[item]))
+    def compare(pairs: Sequence[tuple[int, int]]) -> list[PairScores]:
+        calls = [(ours[item], theirs[other], _left_out(items[item])) for item, other in pairs]
+        return on_cores(_pair_scores, calls, len(calls))
 
-    own = [compare(item, item) for item in range(len(items))]
+    own = compare([(item, item) for item in range(len(items))])
     mean = _mean(own)
     groups = passage_groups([item.record for item in items])
     several = len(set(groups)) > 1
     interval = bootstrap_interval([_total(pair) for pair in own], seed, groups) if several else None
     found = Similarity(mean.total, mean.sections, mean.rouge_l, mean.chrf, interval)
     wrong: dict[int, list[float]] = defaultdict(list)
-    for item, other in wrong_pairs(items, rounds, seed):
-        wrong[item].append(_total(compare(item, other)))
+    pairs = wrong_pairs(items, rounds, seed)
+    for (item, _), scores in zip(pairs, compare(pairs), strict=True):
+        wrong[item].append(_total(scores))
     if len({groups[item] for item in wrong}) < 2:
         return found
     chance = [_average(scores) for scores in wrong.values()]

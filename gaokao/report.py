@@ -14,6 +14,7 @@ from gaokao.blocks import NAMESPACE, Formula, Line, Pieces, Table, read_blocks
 from gaokao.checks import SPAN
 from gaokao.comparison import ZH_NAMES
 from gaokao.figures import LEAST_ITEMS, too_few
+from gaokao.parallel import on_cores
 from gaokao.records import PASSAGES, SUBJECTS, TYPES
 from gaokao.results import OFF_PASSAGES, REPEATS, SOLVE_BACK, Generated
 from gaokao.runs import write_text
@@ -68,7 +69,7 @@ def write_report(
         failures=[(name, FAILURES[name], count) for name, count in failures.most_common()],
         subjects=[*dict.fromkeys(item.record.subject for item in items)],
         types=[*dict.fromkeys(item.record.type for item in items)],
-        cards=[card(number, item) for number, item in enumerate(items, 1)],
+        cards=on_cores(card, [*enumerate(items, 1)], len(items)),
         names=ZH_NAMES,
     )
     # Half of a surrogate pair, which JSON may hold, is no character of a page.

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self
 
 from gaokao.checks import CHECKS, Item, Outcome, Result, not_applicable, result, run_checks, taken_over
 from gaokao.errors import UserError, shown
+from gaokao.parallel import on_cores
 from gaokao.prompts import Question, parse, render
 from gaokao.records import OUTSIDE, SECTIONS, TEXTBOOK, Record, join_answers, parse_record
 from gaokao.sources import Raw, read_raw
@@ -283,7 +284,7 @@ def read_results(path: Path) -> list[Generated]:
         drafts.setdefault((item.record.id, same[item.record.id, item.attempt]), []).append(item)
     if not drafts:
         raise UserError(f"{path}: holds no results; run infer_qwen_gaokao.py first")
-    return [best(those) for those in drafts.values()]
+    return on_cores(best, [(those,) for those in drafts.values()], len(drafts))
 
 
 def scores_file(results: Path) -> Path:

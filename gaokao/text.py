@@ -4,6 +4,7 @@ import math
 import re
 import unicodedata
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
@@ -21,6 +22,10 @@ DUPLICATE_THRESHOLD = 0.6
 
 
 DUPLICATE_GRAM = 5
+
+
+# Of the rarest grams of two texts so many must be the same before all are compared.
+SHARED_RARE = 8
 
 
 # Sets of n-grams that one is compared with in one call.
@@ -70,11 +75,14 @@ _FOLDED = _Compatible(longest=1)
 SPELT_OUT = _Compatible(longest=8)
 
 
+# The checks of one question ask for the same few texts again and again.
+@lru_cache(maxsize=32)
 def normalize(text: str) -> str:
     """Han and alphanumerics only, after NFKC: what is left of a text when layout and punctuation do not count."""
     return re.sub(r"[\W_]+", "", text if text.isascii() else text.translate(SPELT_OUT))
 
 
+@lru_cache(maxsize=32)
 def fold(text: str) -> str:
     """NFKC character by character: as long as `text`, so that positions found in one hold in the other."""
     return text if text.isascii() else text.translate(_FOLDED)
@@ -113,8 +121,8 @@ def _similar(
     """The similar pairs of normalized texts; with a `border`, only pairs of one text on each side of it.
 
     An exact set-similarity join by prefix filter (Chaudhuri et al. 2006, Bayardo et al. 2007): two sets with Jaccard
-    >= t share a gram among the first |x| - ceil(t|x|) + 1 of each, in any one order of all grams. With rare grams
-    first, hardly any other text is met there. The order needs no exact counts, so grams are counted in hashed buckets;
+    >= t share k grams among the first |x| - ceil(t|x|) + k of each, in any one order of all grams. With rare grams
+    first, hardly any other text is met k times there. The order needs no exact counts, so grams are counted in hashed buckets;
     a gram alone in its bucket is met by no other text and is not even indexed, which keeps the index small. Grams are
     compared by hashes of 64 bits, of which no two are equal by chance.
     """
@@ -147,18 +155,20 @@ def _similar(
     index: dict[int, list[int]] = {}
     for number in sorted(range(len(unique)), key=sizes.__getitem__):
         own, size = grams[number], sizes[number]
-        prefix_length = size - math.ceil(threshold * size - 1e-9) + 1
+        least = math.ceil(threshold * size - 1e-9)
+        shared_rare = min(SHARED_RARE, least)
         rarity = count[own % buckets]
-        order = np.lexsort((own, rarity))[:prefix_length]
-        met: set[int] = set()
+        order = np.lexsort((own, rarity))[: size - least + SHARED_RARE]
+        met: Counter[int] = Counter()
         for gram in own[order[rarity[order] > 1]].tolist():
             met.update(index.get(gram, ()))
             index.setdefault(gram, []).append(number)
         # The other sets are smaller ones: large enough to reach the threshold at all, and with a pair across the border.
         candidates = [
             (other, pairs)
-            for other in met
-            if sizes[other] >= threshold * size - 1e-9
+            for other, times in met.items()
+            if times >= shared_rare
+            and sizes[other] >= threshold * size - 1e-9
             and (pairs := [(a, b) for a in places[unique[other]] for b in places[unique[number]] if across(a, b)])
         ]
         for start in range(0, len(candidates), CANDIDATES_AT_ONCE):
