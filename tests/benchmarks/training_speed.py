@@ -247,7 +247,7 @@ def llama_factory(options: argparse.Namespace, folder: Path) -> list[str]:
     }
     (folder / "dataset_info.json").write_text(json.dumps({"bench": info}), encoding="utf-8")
     settings = {
-        "model_name_or_path": options.base,
+        "model_name_or_path": str(in_type(Path(options.base), options.dtype, folder / "base")),
         "stage": "sft",
         "do_train": True,
         "finetuning_type": "lora",
@@ -273,6 +273,20 @@ def llama_factory(options: argparse.Namespace, folder: Path) -> list[str]:
     }
     (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     return [options.llamafactory, "-c", LLAMA_FACTORY, str(folder / "settings.json"), str(folder / "found.json")]
+
+
+def in_type(base: Path, dtype: str, folder: Path) -> Path:
+    """The model for a program that loads it in the type of its config.json: links to its files, and a config of its own."""
+    folder.mkdir()
+    for file in base.iterdir():
+        (folder / file.name).symlink_to(file.resolve())
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").unlink()
+    torch_name = {"bf16": "bfloat16", "fp32": "float32"}[dtype]
+    (folder / "config.json").write_text(
+        json.dumps(config | {"dtype": torch_name, "torch_dtype": torch_name}), encoding="utf-8"
+    )
+    return folder
 
 
 def judge(model: Any, tokenizer: Any, validated: Sequence[Record], folder: Path) -> None:
