@@ -109,8 +109,9 @@ def ways(
                 yield f"{way}, batches of {size}", lambda made=made: made.write(prompts, keys)  # type: ignore[misc]
             if way == "ours":
                 size = generation.fitting_batch(model, max(map(len, prompts)) + options.new)
-                made = writer(size)
-                yield f"ours, auto ({size})", lambda made=made: made.write(prompts, keys)  # type: ignore[misc]
+                if size not in sizes:
+                    made = writer(size)
+                    yield f"ours, auto ({size})", lambda made=made: made.write(prompts, keys)  # type: ignore[misc]
     if options.server:
         yield "server", lambda: served(options, records, keys)
 
