@@ -402,7 +402,10 @@ class Writer:
         cache = self._read(texts, shared, filler)
         while rows:
             written = ids.shape[1] - width
-            stretch = _Stretch(self.stops, max(1, len(rows) // LEAVING_SHARE), tick)
+            # The first answer of every batch is shown at once; which rows leave together depends on the batch alone,
+            # so that a batch that is written again comes out the same.
+            most = 1 if len(rows) == len(batch) else max(1, len(rows) // LEAVING_SHARE)
+            stretch = _Stretch(self.stops, most, tick)
             sampler = ItemSampler([keys[place] for place in rows], self.temperature, self.top_p, written)
             settings = copy.copy(self.settings)
             settings.max_new_tokens = self.max_new_tokens - written

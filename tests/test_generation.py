@@ -296,6 +296,16 @@ def test_rows_that_have_ended_leave_and_the_others_go_on_unchanged(
         assert made == sorted(writer(model, other, 1, repetition_penalty=penalty).write(prompts, keys))
 
 
+def test_the_first_answer_of_a_batch_comes_at_once_though_rows_leave_in_numbers(
+    model: Any, prompts: list[list[int]], ending: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, written = ending
+    monkeypatch.setattr(generation, "LEAVING_SHARE", 1)
+    steps: list[int] = []
+    next(iter(writer(model, other, 5).write(prompts, ["a", "b", "c", "d", "e"], tick=steps.append)))
+    assert len(steps) == 1 + min(row.index(written[0][4]) for row in written if written[0][4] in row) < NEW
+
+
 def test_a_row_that_leaves_takes_no_draw_of_another_along(model: Any, prompts: list[list[int]], ending: Any) -> None:
     other, _ = ending
     keys = ["a", "b", "c", "d", "e"]
