@@ -41,7 +41,7 @@ MOST_ROWS_ON_CPU, MOST_ROWS_ON_GPU = 32, 128
 # What may be used of the memory that is free: allocators cut it into pieces.
 MEMORY_SHARE = 0.7
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-# A batch is gathered anew when this share of its rows has ended; the gathering copies the KV cache.
+# A batch is gathered anew when one in so many of its rows has ended, and once at its first end; gathering copies the cache.
 LEAVING_SHARE = 8
 # Fewer tokens that all prompts of a batch begin with are read with each of them.
 SHARED_TOKENS = 32
@@ -395,11 +395,11 @@ class Writer:
         # A repetition penalty looks at the padding as well, which the mask hides from the model only. The pad token is an
         # end token here, so that padded rows would be kept from ending; the first token stands in every prompt anyway.
         filler = prompts[rows[0]][0]
-        texts = [prompts[place] for place in rows]
-        shared = shared_tokens(texts)
-        ids, mask = self._padded(texts, shared, filler)
+        chosen = [prompts[place] for place in rows]
+        shared = shared_tokens(chosen)
+        ids, mask = self._padded(chosen, shared, filler)
         width = ids.shape[1]
-        cache = self._read(texts, shared, filler)
+        cache = self._read(chosen, shared, filler)
         while rows:
             written = ids.shape[1] - width
             # The first answer of every batch is shown at once; which rows leave together depends on the batch alone,

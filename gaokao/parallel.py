@@ -1,4 +1,4 @@
-"""Work on many questions by several processor cores."""
+"""Work on many questions on several processor cores."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar

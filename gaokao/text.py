@@ -124,7 +124,7 @@ def _similar(
     >= t share k grams among the first |x| - ceil(t|x|) + k of each, in any one order of all grams. With rare grams
     first, hardly any other text is met k times there. The order needs no exact counts, so grams are counted in hashed buckets;
     a gram alone in its bucket is met by no other text and is not even indexed, which keeps the index small. Grams are
-    compared by hashes of 64 bits, of which no two are equal by chance.
+    compared by hashes of 64 bits: that two different ones have the same is a matter of one in 10^19.
     """
     # Long because its four steps share their tables.
     if not 0 < threshold <= 1:

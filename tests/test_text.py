@@ -183,6 +183,13 @@ def test_near_duplicates_are_those_of_brute_force(threshold: float, n: int) -> N
     assert near_duplicates(texts, threshold, n) == expected
 
 
+def test_near_duplicates_are_the_same_however_many_are_compared_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = families(random.Random(4), 90)
+    whole = near_duplicates(texts, 0.3)
+    monkeypatch.setattr("gaokao.text.CANDIDATES_AT_ONCE", 1)
+    assert near_duplicates(texts, 0.3) == whole
+
+
 def test_near_duplicates_across_are_those_of_brute_force() -> None:
     texts = families(random.Random(9), 120)
     left, right = texts[:50], texts[50:]

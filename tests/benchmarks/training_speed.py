@@ -279,13 +279,11 @@ def in_type(base: Path, dtype: str, folder: Path) -> Path:
     """The model for a program that loads it in the type of its config.json: links to its files, and a config of its own."""
     folder.mkdir()
     for file in base.iterdir():
-        (folder / file.name).symlink_to(file.resolve())
+        if file.name != "config.json":
+            (folder / file.name).symlink_to(file.resolve())
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").unlink()
-    torch_name = {"bf16": "bfloat16", "fp32": "float32"}[dtype]
-    (folder / "config.json").write_text(
-        json.dumps(config | {"dtype": torch_name, "torch_dtype": torch_name}), encoding="utf-8"
-    )
+    config["dtype"] = {"bf16": "bfloat16", "fp32": "float32"}[dtype]
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
 
 
