@@ -36,6 +36,11 @@ class RoomyLayer(DynamicLayer):
         Returns:
             Keys and values of all tokens, as views of the room.
         """
+        if torch.compiler.is_compiling():
+            # The compiler cannot trace a room and views of it side by side; it has the copy in a kernel of its own.
+            self._room = None
+            super().update(key_states, value_states)
+            return self.keys, self.values
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         before = self.get_seq_length()

@@ -39,6 +39,26 @@ def test_a_cache_that_grows_in_place_holds_what_transformers_holds() -> None:
         grow(2, 1 + number % 2, 1000 + number)
 
 
+@torch.inference_mode()
+def test_a_cache_that_grows_in_place_can_be_traced_for_the_compiler() -> None:
+    """All of `torch.compile` but its kernels; with them: GAOKAO_COMPILE_TEST in test_generation."""
+    layer, plain = decoding.RoomyLayer(), DynamicLayer()
+
+    def step(cache: Any, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        length, _ = cache.get_mask_sizes(keys.shape[-2])
+        known, held = cache.update(keys, values)
+        assert length == known.shape[-2]
+        return torch.nn.functional.scaled_dot_product_attention(keys, known, held)
+
+    compiled = torch.compile(step, backend="aot_eager", dynamic=True)
+    for cache in (layer, plain):
+        cache.update(*states(2, 7, 1))
+    for number in range(2, 6):
+        new = states(2, 1, number)
+        assert torch.allclose(compiled(layer, *new), step(plain, *new))
+    assert torch.equal(layer.keys, plain.keys)
+
+
 def test_a_cache_that_grows_in_place_copies_what_is_there_once_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     made, make_room = [], decoding.make_room
 
