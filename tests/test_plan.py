@@ -501,6 +501,10 @@ def test_the_plan_leaves_gradient_checkpointing_off_on_the_sizes_that_hold_the_t
     assert 0.6 < quick / slow < 0.8
     always = plan.text(resolved(*arguments, "--train.gradient_checkpointing", "true"), RECORDS, ChatPool())
     assert f"x {slow} GFLOP" in always and "free, with" not in always
+    never = plan.text(resolved(*arguments, "--train.gradient_checkpointing", "false"), RECORDS, ChatPool())
+    left = [re.findall(r"80 GB: fits as it is, (\S+) GB free", text)[0] for text in (said, never, always)]
+    # What is said to be free is free in the way that is said.
+    assert left[0] == left[1] != left[2]
 
 
 def test_the_plan_names_records_that_a_remedy_leaves_out_and_bases_that_fit() -> None:
