@@ -1,7 +1,7 @@
 """What a training needs of memory, term by term, from the shape of its base: computed, before anything is loaded.
 
 The terms follow the installed libraries: NF4 in blocks of 64 with doubly quantized scales (bitsandbytes, QLoRA,
-arXiv:2305.14314), an adapter in fp32 under autocast, trl's loss in tiles. GB are 10^9 bytes. No torch is imported.
+arXiv:2305.14314), an adapter in fp32 under autocast, trl's loss in tiles (on a CPU ours, `loss`). GB are 10^9 bytes. No torch is imported.
 """
 
 import importlib.util
@@ -19,6 +19,8 @@ NF4_BLOCK, SCALE_BLOCK = 64, 256
 OPTIMIZER_BLOCK = 256
 # trl's loss: so many positions by so many words of the vocabulary at a time.
 TILE_TOKENS, TILE_WORDS = 4096, 32768
+# Ours on a CPU: the logits and the probabilities, in fp32, of so many targets at a time.
+TARGETS_AT_ONCE = 128
 # What CUDA, cuBLAS and the kernels of torch and bitsandbytes take beside torch's own memory: 0.4 to 0.7 GB.
 CUDA_CONTEXT = 0.6 * GB
 # Of the activations: blocks that torch's allocator holds and cannot use.
@@ -254,11 +256,14 @@ def _layer(shape: Shape, setup: Setup) -> Term:
 
 
 def _loss(shape: Shape, setup: Setup) -> Term:
-    """trl's loss, as if every position carried one; of real rows about a third does."""
-    rows, words = min(setup.tokens, TILE_TOKENS), min(shape.vocabulary, TILE_WORDS)
+    """As if every position carried a target; of real rows about a third does."""
+    if setup.on_gpu:
+        rows, words, each = min(setup.tokens, TILE_TOKENS), min(shape.vocabulary, TILE_WORDS), setup.width
+    else:
+        rows, words, each = min(setup.tokens, TARGETS_AT_ONCE), shape.vocabulary, 2 * 4
     states = setup.tokens * shape.hidden * (2 * setup.width + 4)
-    formula = f"{rows:,} x {words:,} x {setup.width} bytes + {setup.tokens:,} tokens x {shape.hidden:,} x {2 * setup.width + 4} bytes"
-    return Term("loss", rows * words * setup.width + states, formula)
+    formula = f"{rows:,} x {words:,} x {each} bytes + {setup.tokens:,} tokens x {shape.hidden:,} x {2 * setup.width + 4} bytes"
+    return Term("loss", rows * words * each + states, formula)
 
 
 def decide_checkpointing(shape: Shape, setup: Setup, asked: str | bool, size: float) -> Setup:

@@ -18,6 +18,7 @@ from trl import SFTConfig, SFTTrainer
 from gaokao.callbacks import OnValidation, Progress, SaveInTime, SpanStart, StopOnNan
 from gaokao.config import NO_TRACKER
 from gaokao.errors import UserError, disk_full
+from gaokao.loss import score_once
 from gaokao.pictures import curve, draw_losses
 from gaokao.prompts import Example, format_chat
 from gaokao.records import Record
@@ -184,39 +185,6 @@ def trainable_in_fp32(parameters: Iterable[torch.nn.Parameter]) -> int:
     return count
 
 
-def score_targets_only(model: PreTrainedModel) -> None:
-    """Let trl's loss see only the positions that have a target, on the CPU too; the loss and its gradients stay the same.
-
-    trl skips the prompt's positions on CUDA only. On two cores the output head takes more than half of a small model's
-    step, and most positions of a row are prompt.
-
-    Args:
-        model: the causal LM that trl has given its fused head, without the adapter around it.
-    """
-    kept: list[torch.Tensor] = []
-
-    def select_labels(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
-        kept.clear()
-        labels = kwargs.get("labels")
-        if not kwargs.get("fused_lm_head") or labels is None or labels.device.type != "cpu":
-            return None
-        following = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
-        targets = following != -100
-        if not targets.any():
-            # trl makes a zero of it that still has gradients.
-            return None
-        kept.append(targets)
-        return args, {**kwargs, "shift_labels": following[targets].unsqueeze(0)}
-
-    def select_states(module: Any, args: Any, output: Any) -> Any:
-        if kept:
-            output.last_hidden_state = output.last_hidden_state[kept.pop()].unsqueeze(0)
-        return output
-
-    model.register_forward_pre_hook(select_labels, with_kwargs=True)
-    model.base_model.register_forward_hook(select_states)
-
-
 def build_trainer(
     *,
     model: PreTrainedModel,
@@ -262,7 +230,7 @@ def build_trainer(
             f"lora.target_modules = {lora.target_modules}: the model has none of them; use all-linear"
         ) from error
     trainable_in_fp32(trainer.model.parameters())
-    score_targets_only(trainer.model.get_base_model())
+    score_once(trainer.model.get_base_model())
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Progress())
     trainer.add_callback(StopOnNan())

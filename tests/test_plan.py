@@ -203,6 +203,13 @@ def test_only_what_is_there_at_the_same_time_counts_for_the_peak() -> None:
     assert term("layer at work", SHIPPED, "Qwen2.5-14B").counts
 
 
+def test_on_a_cpu_the_loss_holds_logits_and_probabilities_of_the_whole_vocabulary_in_fp32() -> None:
+    setup = SHIPPED._replace(on_gpu=False)
+    states = setup.tokens * 896 * (2 * setup.width + 4)
+    assert term("loss", setup, "Qwen2.5-0.5B").bytes == 128 * 151_936 * 8 + states
+    assert term("loss", SHIPPED, "Qwen2.5-0.5B").bytes == min(setup.tokens, 4096) * 32_768 * 2 + states
+
+
 @pytest.mark.parametrize(
     ("change", "more"),
     [

@@ -576,7 +576,7 @@ def test_the_head_sees_targets_only_and_loss_metrics_and_gradients_are_those_of_
     widths: list[int] = []
     for name in ("targets", "all"):
         if name == "all":
-            monkeypatch.setattr(training, "score_targets_only", lambda model: None)
+            monkeypatch.setattr(training, "score_once", lambda model: None)
         built = trainer(small_base, tmp_path / name)
         batch = next(iter(built.get_train_dataloader()))
         causal = built.model.get_base_model()

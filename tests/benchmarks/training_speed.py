@@ -38,7 +38,7 @@ RECORDS_A_STEP = 8
 LEVERS: dict[str, dict[str, Any]] = {
     "ours": {},
     "ours, without packing": {"packing": False},
-    "ours, every position scored": {"all_positions": True},
+    "ours, trl's own loss": {"plain_loss": True},
     "ours, dropout 0.05": {"dropout": 0.05},
     "ours, gradient checkpointing": {"gradient_checkpointing": True},
     "ours, rows twice as long": {"rows": 2},
@@ -191,15 +191,15 @@ def our_trainer(
     folder: Path,
     *,
     packing: bool = True,
-    all_positions: bool = False,
+    plain_loss: bool = False,
     dropout: float = 0.0,
     gradient_checkpointing: bool = False,
     rows: int = 1,
     cast: bool = False,
 ) -> Any:
     """Ours; as many rows a step as make so many steps of the whole."""
-    if all_positions:
-        training.score_targets_only = lambda model: None
+    if plain_loss:
+        setattr(training, "score_once", lambda model: None)  # noqa: B010 - mypy knows it as loss's
     if cast:
         setattr(training, "disable_input_dtype_casting", contextlib.nullcontext)  # noqa: B010 - mypy knows it as peft's
     lengths = [len(splits.example_ids(base.tokenizer, format_chat(record))) for record in learnt]
