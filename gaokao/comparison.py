@@ -23,6 +23,8 @@ LEVEL = 0.05
 # A power of 80%, as studies plan with.
 Z_POWER = 0.841621
 RESAMPLES = 10_000
+# An exact test of fewer pairs never comes below 5%.
+FEWEST = 6
 NAMES_SHOWN = 5
 
 
@@ -99,8 +101,11 @@ class Figure(NamedTuple):
 
 
 def compare(pairs: Sequence[tuple[Generated, Generated]], seed: int = 0) -> list[Figure]:
-    """All figures that both files have, the usable rate first, with corrected p-values."""
-    flags = {name: those for name, those in _flags(pairs).items() if those[0]}
+    """All figures that both files have, the usable rate first, with corrected p-values.
+
+    What applies to fewer than `FEWEST` of the pairs is left out: it could show nothing, and would cost the others.
+    """
+    flags = {name: those for name, those in _flags(pairs).items() if len(those[0]) >= min(FEWEST, len(pairs))}
     groups = passage_groups([first.record for first, _ in pairs])
     scored = [place for place, (a, b) in enumerate(pairs) if a.reference and b.reference]
     # What one figure among so many has to reach.

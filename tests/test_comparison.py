@@ -128,6 +128,18 @@ def test_checks_that_no_pair_differs_in_are_left_out() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("choices", "compared"), [(5, False), (6, True)])
+def test_a_check_that_applies_to_too_few_pairs_to_show_anything_costs_the_others_nothing(
+    choices: int, compared: bool
+) -> None:
+    kinds = ["单选题"] * choices + ["主观题"] * 9
+    ours = [item(TEXT, id=f"r{number}", type=kind) for number, kind in enumerate(kinds)]
+    theirs = [item(BAD, id=f"r{number}", type=kind) for number, kind in enumerate(kinds)]
+    figures = {figure.name: figure for figure in compare(list(zip(ours, theirs, strict=True)))}
+    assert ("key" in figures) is compared
+    assert figures["usable"].items == choices + 9
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
     def write(ours: list[bool], theirs: list[bool], **changes: Any) -> tuple[Path, Path]:
@@ -180,10 +192,10 @@ def test_both_sides_are_ranked_among_the_same_passages() -> None:
         item(TEXT.replace("下列", passage[:30]), id=f"r{n}", 课本内容=passage) for n, passage in enumerate(passages)
     ]
     # The second side wrote nothing for most of them: it has no fewer rivals for that.
-    few = [one if n < 5 else replace(one, text="没有") for n, one in enumerate(right)]
+    few = [one if n < 6 else replace(one, text="没有") for n, one in enumerate(right)]
     figures = {figure.name: figure for figure in compare(list(zip(right, few, strict=True)))}
     own = figures["own 课本内容 first"]
-    assert (own.items, own.first, own.second) == (5, 1.0, 1.0)
+    assert (own.items, own.first, own.second) == (6, 1.0, 1.0)
 
 
 def test_a_number_that_the_records_exceed_already_is_not_named_as_needed() -> None:
