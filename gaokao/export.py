@@ -160,9 +160,7 @@ def _write_rest(base: "Base", run: Path, record: dict[str, Any], onto: str, part
     keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
     runs.write_json(part / "config.json", config | dict.fromkeys(keys, "bfloat16"))
     if len(weight_files(base.folder)) > 1:
-        index = _read(part / WEIGHT_INDEX)
-        total = sum(file.stat().st_size for file in part.glob("*.safetensors"))
-        runs.write_json(part / WEIGHT_INDEX, index | {"metadata": {"total_size": total}})
+        _correct_index(part / WEIGHT_INDEX)
     settings = record["config"]["generate"]
     sampling = {key: settings[key] for key in ("do_sample", "temperature", "top_p", "repetition_penalty")}
     stops = stop_token_ids(base.tokenizer)
@@ -173,6 +171,12 @@ def _write_rest(base: "Base", run: Path, record: dict[str, Any], onto: str, part
     scores = _read(run / runs.GENERATED / "scores.json")
     runs.write_text(part / "README.md", model_card(name, record, scores, _words(onto), part / "LICENSE"))
     runs.write_text(part / "Modelfile", modelfile(str(base.tokenizer.chat_template), settings))
+
+
+def _correct_index(file: Path) -> None:
+    """Which file a weight is in stays as it was; the size is that of bf16."""
+    total = sum(weights.stat().st_size for weights in file.parent.glob("*.safetensors"))
+    runs.write_json(file, _read(file) | {"metadata": {"total_size": total}})
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gaokao import adapters, models
 from gaokao.errors import UserError
+from gaokao.export import _correct_index
 
 LAYER = "model.layers.1.mlp.down_proj"
 
@@ -79,6 +80,16 @@ def test_files_keep_their_names_and_a_model_in_several_gives_the_same_weights(
     shutil.copyfile(parts / names[0], parts / "consolidated.safetensors")
     merged = merge(parts, adapter, tmp_path / "out")
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == names
+    index = tmp_path / "out" / "model.safetensors.index.json"
+    shutil.copyfile(parts / index.name, index)
+    _correct_index(index)
+    said, before = (json.loads(file.read_text(encoding="utf-8")) for file in (index, parts / index.name))
+    assert said["weight_map"] == before["weight_map"]
+    assert said["metadata"] == {"total_size": sum((tmp_path / "out" / name).stat().st_size for name in names)}
+    assert said["metadata"]["total_size"] < before["metadata"]["total_size"]
+    shutil.copyfile(small_base / "config.json", tmp_path / "out" / "config.json")
+    _, found = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not found["missing_keys"]
     whole = merge(small_base, adapter, tmp_path / "whole")
     assert merged.keys() == whole.keys() and all(torch.equal(merged[name], whole[name]) for name in whole)
 
