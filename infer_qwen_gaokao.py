@@ -76,13 +76,13 @@ def adapter_folder(config: Config) -> Path | None:
 
 
 def local(resolved: Resolved, adapter: Path | None) -> Any:
-    """The model at hand; an adapter that is not there is named before a folder is made and a base is downloaded."""
+    """The model at hand; a wrong adapter is named before a folder is made and a base is downloaded."""
     require_device(resolved)
     quiet_libraries()
     from gaokao import adapters, generation
 
     if adapter is not None:
-        adapters.require_adapter_files(adapter)
+        adapters.require_adapter(adapter, resolved.config.model.base)
     runs.make_folder(Path(resolved.config.output.dir), OTHER_DIR)
     return generation.Local(resolved, adapter)
 

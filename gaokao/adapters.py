@@ -15,6 +15,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from gaokao.config import BUILTIN_TINY
 from gaokao.errors import UserError, first_line
 from gaokao.gate import save_training_questions
 from gaokao.models import Base, Decision, base_fingerprint, quantized_weights, through_nf4, weight_files
@@ -71,11 +72,16 @@ def save_adapter(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def require_adapter_files(folder: Path) -> None:
-    """Check that a folder holds an adapter of ours; quick, so it comes before a base is downloaded.
+def require_adapter(folder: Path, base: str) -> None:
+    """Check that a folder holds an adapter of ours for such a base; quick, so it comes before a base is fetched or made.
+
+    Args:
+        folder: of the adapter.
+        base: as the configuration names it. Of two hub names or folders, only a look at the files says whether they
+            hold the same; the built-in base is none of them.
 
     Raises:
-        UserError: the folder or one of its files is missing.
+        UserError: the folder or one of its files is missing or damaged, or one base is the built-in one and the other not.
     """
     if not folder.is_dir():
         raise UserError(
@@ -87,6 +93,23 @@ def require_adapter_files(folder: Path) -> None:
             raise UserError(
                 f"adapter {folder}: {name} is missing; name a folder that train_qwen_gaokao.py wrote (outputs/RUN/adapter)"
             )
+    then = _read_adapter_record(folder).base
+    if (then == BUILTIN_TINY) != (base == BUILTIN_TINY) and not os.path.isdir(os.path.expanduser(base)):
+        raise UserError(f"adapter {folder}: {_other_base(then, base)}")
+
+
+def _other_base(then: str, now: str) -> str:
+    # Without a GPU the file's model.base is replaced; the command line always counts.
+    return f"it was trained on base {then}, not on {now}; use that one: --model.base {then}"
+
+
+def _read_adapter_record(folder: Path) -> AdapterRecord:
+    try:
+        return AdapterRecord(**json.loads((folder / ADAPTER_RECORD).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"adapter {folder}: {ADAPTER_RECORD} is damaged ({error}); train again or restore it"
+        ) from error
 
 
 def adapter_digest(folder: Path) -> str:
@@ -111,15 +134,10 @@ def check_adapter(folder: Path, now: AdapterRecord, other_quantization: bool = F
     Raises:
         UserError: base, quantization or chat template differ, or the adapter's record cannot be read.
     """
-    try:
-        then = AdapterRecord(**json.loads((folder / ADAPTER_RECORD).read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise UserError(
-            f"adapter {folder}: {ADAPTER_RECORD} is damaged ({error}); train again or restore it"
-        ) from error
+    then = _read_adapter_record(folder)
     faults = []
     if then.base_fingerprint != now.base_fingerprint:
-        faults.append(f"it was trained on base {then.base}, not on {now.base}; set model.base to that base")
+        faults.append(_other_base(then.base, now.base))
     if then.quantization != now.quantization and not other_quantization:
         faults.append(
             f"it was trained with quantization {then.quantization}, not {now.quantization}; set model.quantization: "

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import accumulate
 from typing import NamedTuple
 from xml.etree import ElementTree
 
@@ -14,6 +15,8 @@ MATHML = {
     "mtable", "mtr", "mtd", "mstyle", "mpadded", "mphantom", "menclose", "mmultiscripts", "mprescripts", "none", "merror",
 }  # fmt: skip
 NAMESPACE = "{http://www.w3.org/1998/Math/MathML}"
+# How many parts an element must have; of `\sum\limits x` the converter makes one without any.
+_PARTS = {"mfrac": 2, "mroot": 2, "msub": 2, "msup": 2, "munder": 2, "mover": 2, "msubsup": 3, "munderover": 3}
 _MACROS = re.compile(r"\\(?:def|newcommand|renewcommand|newenvironment|DeclareMathOperator)(?![A-Za-z])")
 # What the converter does not know, or would number, and what draws the same.
 _ENVIRONMENTS = {"aligned": "split", "align": "split", "align*": "split", "gathered": "matrix"}
@@ -55,6 +58,8 @@ def read_blocks(text: str, latex: bool = True) -> Iterator[Line | Table]:
     latex = latex and re.sub(r"\\\\|\\\$", "", text).count("$") % 2 == 0
     text = _options_apart(text.strip())
     lines = (_on_one_line(text) if latex else text).split("\n")
+    starts = [*accumulate((len(line) + 1 for line in lines), initial=0)]
+    marks = {begin for _, begin, _ in option_run(text) or []}
     place = 0
     while place < len(lines):
         end = place + 1
@@ -63,7 +68,10 @@ def read_blocks(text: str, latex: bool = True) -> Iterator[Line | Table]:
                 end += 1
             yield Table([_cells(line, latex) for line in (lines[place], *lines[place + 2 : end])])
         elif line := lines[place].strip():
-            yield Line(_pieces(line, latex), bool(OPTION_MARK.match(fold(line))))
+            mark = OPTION_MARK.match(fold(line))
+            # `A: Hi, Tom.` is an option only among others, not in a dialogue.
+            begin = starts[place] + lines[place].index(line)
+            yield Line(_pieces(line, latex), bool(mark and (mark.group()[-1] != ":" or begin in marks)))
         place = end
 
 
@@ -118,4 +126,5 @@ def _mathml(latex: str) -> ElementTree.Element | None:
     # It raises errors of its own and of its parts for whatever is no LaTeX, and markup that is none for more.
     except Exception:  # noqa: BLE001
         return None
-    return drawn if all(element.tag.removeprefix(NAMESPACE) in MATHML for element in drawn.iter()) else None
+    names = [(element.tag.removeprefix(NAMESPACE), len(element)) for element in drawn.iter()]
+    return drawn if all(name in MATHML and parts == _PARTS.get(name, parts) for name, parts in names) else None

@@ -285,6 +285,7 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "only_first": "{count} are in the first only ({names})",
         "only_second": "{count} are in the second only ({names})",
         "asked_otherwise": "{count} have the same id but another subject, type or passage ({names})",
+        "unjudged": "one of the two is of an interrupted run, whose questions were not compared with each other yet: finish it before you decide",
         "holm": "p-values are corrected for {count} figures (Holm)",
     },
     "zh": {
@@ -296,6 +297,7 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "only_first": "只在第一个里的 {count} 条（{names}）",
         "only_second": "只在第二个里的 {count} 条（{names}）",
         "asked_otherwise": "编号相同而科目、题型或材料不同的 {count} 条（{names}）",
+        "unjudged": "其中一个是中断的生成，题目之间还没有比较过：先让它跑完，再作决定",
         "holm": "p 值已按 {count} 项校正（Holm）",
     },
 }  # fmt: skip
@@ -330,6 +332,8 @@ def comparison_text(found: Pairing, figures: Sequence[Figure], language: str) ->
         if ids:
             names = ", ".join(ids[:NAMES_SHOWN]) + (" …" if len(ids) > NAMES_SHOWN else "")
             parts.append(words[key].format(count=len(ids), names=names))
+    if len({item.repeats is None for both in found.pairs for item in both}) > 1:
+        parts.append(words["unjudged"])
     joint = "; " if language == "en" else "；"
     lines = [joint.join(parts), *(sentence(figure, language) for figure in figures)]
     return "\n".join([*lines, words["holm"].format(count=len(figures))])

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from gaokao.errors import UserError
+from gaokao.errors import UserError, first_line
 from gaokao.prompts import Message
 
 if TYPE_CHECKING:
@@ -50,6 +50,18 @@ class RequestError(Exception):
 
 class RefusedError(RequestError):
     """The endpoint will not answer this request, such as one that its moderation objects to."""
+
+
+class ForbiddenError(UserError):
+    """The endpoint has answered nothing yet and forbids this request: for want of a key, or for what it asks.
+
+    Attributes:
+        reason: what the endpoint says.
+    """
+
+    def __init__(self, text: str, reason: str) -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 class MalformedError(Exception):
@@ -134,7 +146,7 @@ class Endpoint:
         """Open the client.
 
         Raises:
-            UserError: it is not installed.
+            UserError: it is not installed, or cannot use the proxy of the environment.
         """
         try:
             from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Omit
@@ -142,23 +154,29 @@ class Endpoint:
             raise UserError(
                 "the openai client is not installed, or too old; it is needed only here: pip install " + OPENAI_PIN
             ) from None
-        parts = urlsplit(self.base_url)
-        # A redirect would carry what is asked to a host that nobody named; a placeholder key keeps the client from
-        # taking one from the environment that was meant for another endpoint.
+        try:
+            http_client = DefaultAsyncHttpxClient(
+                # A redirect would carry what is asked to a host that nobody named.
+                follow_redirects=False,
+                # The client sends even what is meant for this machine to a proxy of the environment.
+                trust_env=not is_this_machine(self.base_url),
+            )
+        except (ImportError, ValueError) as error:
+            raise UserError(
+                f"{self.base_url}: the proxy of the environment (ALL_PROXY, HTTPS_PROXY) cannot be used ({first_line(error)}); "
+                f"pip install socksio makes socks5://HOST:PORT known, NO_PROXY={urlsplit(self.base_url).hostname} goes past it"
+            ) from None
+        # A placeholder key keeps the client from taking one from the environment that was meant for another endpoint.
         self._client = AsyncOpenAI(
             base_url=self.base_url,
             api_key=self.api_key or "none",
             max_retries=0,
             # One bound for the whole answer stands in `answer`: the client's own counts anew with each byte received.
             timeout=None,
-            http_client=DefaultAsyncHttpxClient(
-                follow_redirects=False,
-                # The client sends even what is meant for this machine to a proxy of the environment.
-                mounts={f"{parts.scheme}://{parts.netloc}": None} if is_this_machine(self.base_url) else None,
-            ),
+            http_client=http_client,
         )
         self._headers: dict[str, str | Omit] = {} if self.api_key else {"Authorization": Omit()}
-        if not f".{parts.hostname}".endswith(".openai.com"):
+        if not f".{urlsplit(self.base_url).hostname}".endswith(".openai.com"):
             # The client takes these from OPENAI_ORG_ID and OPENAI_PROJECT_ID and would tell them to anyone.
             self._headers |= {"OpenAI-Organization": Omit(), "OpenAI-Project": Omit()}
         return self
@@ -309,7 +327,8 @@ class Endpoint:
         # Later on, 403 and 404 are also said of single requests: by moderation, or by a router without a host for them.
         if status == 401 or (status == 403 and early):
             refused = "the key" if self.api_key else "a request without a key"
-            raise UserError(f"{self.base_url}: refuses {refused} ({problem}); set a valid one ({names.key})") from None
+            text = f"{self.base_url}: refuses {refused} ({problem}); set a valid one ({names.key})"
+            raise (UserError(text) if status == 401 else ForbiddenError(text, problem)) from None
         if status == 404 and early:
             raise UserError(
                 f"{self.base_url}: does not know {names.model} {self._shown(self.model)}, or is not the address of the API "

@@ -62,9 +62,9 @@ def export(resolved: Resolved) -> None:
     quiet_libraries()
     from gaokao import adapters, models
 
-    adapters.require_adapter_files(run / runs.ADAPTER)
     configured = resolved.config.model.model_dump()
     asked = record["config"]["model"] if "model.base" in resolved.replaced else configured
+    adapters.require_adapter(run / runs.ADAPTER, asked["base"])
     base = models.choose_base(
         **{key: asked[key] for key in ("base", "hub", "revision", "trust_remote_code")},
         tiny_folder=Path(resolved.config.output.dir),

@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from gaokao.audit import find_duplicates, key_bias, key_of
 from gaokao.grounding import note, screen
 from gaokao.metrics import rate
 from gaokao.records import SUBJECTS
-from gaokao.results import Generated
-from gaokao.text import normalize
+from gaokao.results import REPEATS, Generated
+from gaokao.text import gram_hashes, normalize
 
 # With fewer items an interval says nothing but that they are few.
 LEAST_ITEMS = 5
@@ -48,10 +50,13 @@ def variety(items: Sequence[Generated]) -> dict[str, Any]:
     stems = [normalize(item.question.question) for item in items]
 
     def distinct(n: int) -> float | None:
-        total = sum(max(0, len(stem) - n + 1) for stem in stems)
-        # A set, and no list beside it: 10,000 long questions have millions of n-grams.
-        found = {stem[at : at + n] for stem in stems for at in range(len(stem) - n + 1)}
-        return round(len(found) / total, 4) if total else None
+        long = [stem for stem in stems if len(stem) >= n]
+        if not long:
+            return None
+        # All at once, without the n-grams that reach from one stem into the next.
+        ends = np.cumsum([len(stem) for stem in long])
+        found = np.delete(gram_hashes("".join(long), n), [end - k for end in ends[:-1] for k in range(1, n)])
+        return round(len(np.unique(found)) / len(found), 4)
 
     bias = key_bias(key_of(item.item) for item in items)
     duplicates = find_duplicates([item.question.question for item in items])
@@ -104,6 +109,8 @@ def summary_text(summary: Mapping[str, Any]) -> str:
     lines += [f"          {line}" for line in _extremes(summary["usable_by"])]
     if few := too_few(summary["usable_by"]):
         lines.append(f"          fewer than {LEAST_ITEMS} items: " + ", ".join(f"{name} {few[name]}" for name in few))
+    if summary["checks"][REPEATS]["applicable"] < summary["items"]:
+        lines.append("gate      not all were compared with each other yet; an interrupted run does so when it goes on")
     lines.append(f"checks    {_worst_checks(summary['checks'])}")
     lines.append(f"variety   {_variety_text(summary['variety'])}")
     lines += [f"grounding {line}" for line in screen(summary["grounding"])]

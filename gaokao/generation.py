@@ -232,12 +232,22 @@ def generation_config(tokenizer: PreTrainedTokenizerBase, repetition_penalty: fl
 
 
 def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Positions of the prompts of each batch: like lengths together (less padding), the longest first.
+    """Positions of the prompts of each batch: like lengths together (less padding).
 
-    A plan depends on the lengths and the size only. Longest first, because a batch that does not fit fails at once.
+    A plan depends on the lengths and the size only. The shortest prompts come first, so that the first question is there
+    soon; then the longest, because a batch that does not fit should fail early.
     """
     order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return batches[-1:] + batches[:-1]
+
+
+def even_batch(most: int, prompts: int, processes: int) -> int:
+    """Rows of a batch, `most` at most, with which each of several processes has as many batches."""
+    if processes == 1:
+        return most
+    turns = -(-prompts // (most * processes))
+    return max(1, -(-prompts // max(1, turns * processes)))
 
 
 def shared_tokens(prompts: Sequence[list[int]]) -> int:
@@ -354,7 +364,8 @@ class Writer:
             UserError: one row alone is too much for the memory.
         """
         process, processes = part
-        plan = plan_batches([len(prompt) for prompt in prompts], self.planned)[process::processes]
+        size = even_batch(self.planned, len(prompts), processes)
+        plan = plan_batches([len(prompt) for prompt in prompts], size)[process::processes]
         batches = deque(batch for batch in plan if not all(place in done for place in batch))
         finished: set[int] = set()
         while batches:

@@ -55,13 +55,15 @@ DIMENSIONS = {
 # What is said to whoever marks the question, not to a candidate. None of it stands in a real item.
 _ADDRESS = re.compile(
     r"(?:忽略|无视|忘记|不要理会)[^。\n]{0,8}(?:指令|指示|提示词|评分标准|评分规则)"
-    r"|(?:你|您)(?:现在)?是(?:一[个名位])?[^。,\n]{0,6}(?:评分员|评审员?|评判者|裁判模型|阅卷老师|阅卷人|AI|人工智能|语言模型|大模型)"
+    r"|(?:你|您)(?:现在)?是(?:一[个名位])?(?:(?!否|如何|怎|什么)[^。,\n]){0,6}?(?:评分员|评审员?|评判者|裁判模型|阅卷老师|阅卷人"
+    r"|(?:AI|人工智能)(?!工程|专[业家]|领域|研究|企业|公司|产业|技术|时代|社团)|语言模型|大模型)"
     r"|(?:评分者|评分员|评审(?:者|员|模型)|评判模型|阅卷老师|阅卷人|裁判模型)[,:]?(?:请|务必|必须|应当?给)"
     r"|(?:请|务必|应当?|必须)[^。\n]{0,10}(?:给|打|判|评)[^。\n]{0,6}(?:满分|最高分|[2二两]分)"
     r"|(?:这道题|本题|此题)(?:各项|所有维度|每个维度)?(?:应当?|必须|请)?(?:得|打|给|评)(?:满分|最高分)"
     r"|系统提示词|提示词注入|</?(?:system|assistant|user)>"
-    r"|\b(?:ignore|disregard|forget)\b.{0,30}\b(?:instructions?|prompts?|rules)\b"
-    r"|\b(?:as|you are|dear|note to)\b.{0,12}\b(?:judge|grader|evaluator|rater|language model)\b"
+    r"|\b(?:ignore|disregard|forget)\b.{0,20}\b(?:previous|above|prior|earlier|all|these)\b.{0,15}\b(?:instructions?|prompts?|rules)\b"
+    r"|\b(?:you are|note to)\b.{0,12}\b(?:judge|grader|evaluator|rater|language model)\b"
+    r"|\bas (?:a|the) (?:judge you|grader|evaluator|rater|language model)\b"
     r"|\b(?:give|assign|award|rate|score)\b.{0,30}\b(?:full marks|highest score|a 2|score of 2|2 points)\b"
     r"|\bsystem prompt\b",
     re.IGNORECASE,

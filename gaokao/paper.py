@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from gaokao.blocks import Line, Pieces, Table, read_blocks
 from gaokao.errors import UserError, faults_text, shown
 from gaokao.records import SUBJECTS, TYPES
-from gaokao.results import Generated
+from gaokao.results import Generated, text_digest
 from gaokao.runs import write_bytes
 from gaokao.word import (
     MOST_COLUMNS,
@@ -40,8 +40,10 @@ _ASKS = {
 }
 # （12分）（本小题满分12分）（本题共12分）（每空2分，共12分）
 _STATED = re.compile(
-    r"[（(]\s*(?:本[大小]?题)?\s*(?:满分|共|总计)?\s*(?:每[空小问题]+\s*\d+\s*分\s*[,，;；]\s*共)?\s*(\d{1,2})\s*分\s*[)）]"
+    # What is possessive keeps a bracket of many blanks from being read in every way that they can be shared out.
+    r"[（(]\s*+(?:本[大小]?题)?\s*+(?:满分|共|总计)?\s*+(?:每[空小问题]+\s*+\d+\s*+分\s*+[,，;；]\s*+共)?\s*+(\d{1,2})\s*+分\s*+[)）]"
 )
+_SUB_QUESTION = re.compile(r"[（(]\s*[1-9一二三]\s*[)）]|[①②]")
 
 
 class Numbered(NamedTuple):
@@ -87,7 +89,8 @@ def paper_questions(
     """The questions of the paper that was asked for; none where no paper was. Nothing is written yet.
 
     Raises:
-        UserError: a paper cannot be written there, python-docx is not installed, or `only` is not of these results.
+        UserError: a paper cannot be written there, python-docx is not installed, or `only` names what these results do
+            not hold, see `marked`.
     """
     if paper is None:
         if only or title:
@@ -109,7 +112,7 @@ def marked(items: Sequence[Generated], file: Path) -> list[Generated]:
     """The questions that `report.html` saved as chosen, in the order of that file.
 
     Raises:
-        UserError: it is no such file, names no question, or names some that are not there.
+        UserError: it is no such file, names no question, or names some that are not there or were written anew.
     """
     remedy = "choose questions in report.html and save them there"
     try:
@@ -121,6 +124,10 @@ def marked(items: Sequence[Generated], file: Path) -> list[Generated]:
     ids = saved.get("ids") if isinstance(saved, dict) else None
     if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
         raise UserError(f'--only {file}: is {shown(saved)} instead of {{"ids": [...]}}; {remedy}')
+    # Files of earlier versions hold ids only.
+    texts = saved.get("texts", [None] * len(ids))
+    if not isinstance(texts, list) or len(texts) != len(ids):
+        raise UserError(f"--only {file}: texts is {shown(texts)}, not one for each id; {remedy}")
     if not ids:
         raise UserError(f"--only {file}: names no question; {remedy}")
     there: dict[str, list[Generated]] = defaultdict(list)
@@ -134,7 +141,16 @@ def marked(items: Sequence[Generated], file: Path) -> list[Generated]:
                 [*unknown[:10], *([f"and {count - 10} more"] if count > 10 else [])],
             )
         )
-    return [item for name in dict.fromkeys(ids) for item in there[name]]
+    chosen = dict.fromkeys(zip(ids, texts, strict=True))
+    anew = [name for name, text in chosen if text and text not in map(text_digest, there[name])]
+    if anew:
+        raise UserError(
+            faults_text(
+                f"--only {file}: {len(anew)} of {len(chosen)} questions were written anew since they were chosen; {remedy} again",
+                [shown(name) for name in anew[:10]],
+            )
+        )
+    return [item for name, text in chosen for item in there[name] if not text or text == text_digest(item)]
 
 
 def paper_groups(items: Sequence[Generated]) -> list[Group]:
@@ -160,11 +176,19 @@ def _heading(kind: str, questions: Sequence[Numbered]) -> str:
 
 
 def stated_points(question: str) -> int:
-    """Points that a 题干 states at its beginning, or else those of its sub-questions together; 0 where it states none."""
+    """Points that a 题干 states for all of it, or else those of its sub-questions together; 0 where it states none.
+
+    Those for all stand at its beginning, or before the sub-questions, of which they are the sum.
+    """
     found = [(match.start(), int(match.group(1))) for match in _STATED.finditer(question)]
-    if found and not re.search(r"\w", question[: found[0][0]]):
-        return found[0][1]
-    return sum(points for _, points in found)
+    if not found:
+        return 0
+    # `17．（12分）`: the number in print is no text.
+    before = re.sub(r"^\s*\d{1,2}\s*[．.、]", "", question[: found[0][0]])
+    first, rest = found[0][1], sum(points for _, points in found[1:])
+    if not re.search(r"\w", before) or (first == rest and not _SUB_QUESTION.search(before)):
+        return first
+    return first + rest
 
 
 def write_paper(path: Path, items: Sequence[Generated], title: str | None = None) -> str:

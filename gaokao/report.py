@@ -3,6 +3,7 @@
 import html
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -16,7 +17,7 @@ from gaokao.comparison import ZH_NAMES
 from gaokao.figures import LEAST_ITEMS, too_few
 from gaokao.parallel import on_cores
 from gaokao.records import PASSAGES, SUBJECTS, TYPES
-from gaokao.results import OFF_PASSAGES, REPEATS, SOLVE_BACK, Generated
+from gaokao.results import OFF_PASSAGES, REPEATS, SOLVE_BACK, Generated, text_digest
 from gaokao.runs import write_text
 from gaokao.text import letters_and_places, shared_spans
 
@@ -104,6 +105,7 @@ def card(number: int, item: Generated) -> dict[str, Any]:
     return {
         "number": number,
         "id": record.id,
+        "digest": text_digest(item),
         "subject": record.subject,
         "type": record.type,
         "hints": [hint for hint in (record.difficulty, record.topic, str(record.extra.get("passage", ""))) if hint],
@@ -168,7 +170,13 @@ def _formula(formula: Formula) -> Markup:
     """A formula as MathML; as its source where it cannot be drawn."""
     if formula.drawn is None:
         return Markup('<code class="broken">{}</code>').format(formula.source)
-    return Markup("".join(_markup(formula.drawn)))
+    return _drawn(formula.drawn)
+
+
+# Equal formulas are drawn once, see `blocks`, and stand in a question, its explanation and its reference.
+@lru_cache(maxsize=10_000)
+def _drawn(formula: ElementTree.Element) -> Markup:
+    return Markup("".join(_markup(formula)))
 
 
 def _markup(element: ElementTree.Element) -> Iterator[str]:

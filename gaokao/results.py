@@ -1,5 +1,6 @@
 """One generated question, and the results files that hold them: written by inference, read back by the evaluation."""
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -66,10 +67,10 @@ class Generated:
     """The text that the record's own question would have, where it has one."""
     attempt: int = 1
     """The draft that this is, from 1."""
-    repeats: str = ""
-    """The question that this one repeats, in words; empty for none."""
-    off_passages: bool = False
-    """Nearer to passages of other records than to each of its own."""
+    repeats: str | None = None
+    """The question that this one repeats, in words; empty for none; `None` where the gate has not compared it yet."""
+    off_passages: bool | None = None
+    """Nearer to passages of other records than to each of its own; `None` as above."""
     solved: Solved | None = None
     """What a solver made of it; `None` where none was asked."""
     attempts: tuple[dict[str, Any], ...] = ()
@@ -104,11 +105,12 @@ class Generated:
     @cached_property
     def results(self) -> list[Result]:
         """These and what the gate found, in the order of `ALL_CHECKS`."""
-        off = "the 题干 is nearer to passages of other records than to its own" if self.off_passages else ""
+        repeats = [f"is like {self.repeats}"] if self.repeats else []
+        off = ["the 题干 is nearer to passages of other records than to its own"] if self.off_passages else []
         return [
             *self.checks,
-            result(REPEATS, [f"is like {self.repeats}"] if self.repeats else []),
-            result(OFF_PASSAGES, [off] if off else []),
+            not_applicable(REPEATS) if self.repeats is None else result(REPEATS, repeats),
+            not_applicable(OFF_PASSAGES) if self.off_passages is None else result(OFF_PASSAGES, off),
             self._solve_back(),
         ]
 
@@ -192,8 +194,10 @@ class Generated:
         ]
         if not isinstance(reference := entry.get("reference"), str | None):
             problems.append(f"{where}: reference is {shown(reference)}, not a text")
-        repeats, attempt, attempts = entry.get("repeats", ""), entry.get("attempt", 1), entry.get("attempts", [])
-        if not isinstance(repeats, str) or not isinstance(attempt, int) or not _are_attempts(attempts):
+        attempt, attempts = entry.get("attempt", 1), entry.get("attempts", [])
+        # What the gate found is written where it found something; that it has looked at all, the attempts say.
+        repeats = entry.get("repeats", "" if attempts else None)
+        if not isinstance(repeats, str | None) or not isinstance(attempt, int) or not _are_attempts(attempts):
             problems.append(f"{where}: attempt, attempts or repeats is not what was written there")
         solved = _solved(entry["solved"]) if "solved" in entry else None
         if "solved" in entry and solved is None:
@@ -209,7 +213,7 @@ class Generated:
             reference=reference or None,
             attempt=attempt,
             repeats=repeats,
-            off_passages=entry.get("off_passages") is True,
+            off_passages=entry.get("off_passages", False) is True if attempts or "off_passages" in entry else None,
             solved=solved,
             attempts=tuple(attempts),
             **texts,
@@ -222,6 +226,16 @@ def asked(record: Record) -> Record:
     return replace(record, question="", answer=(), analysis="", extra=extra)
 
 
+def attempt_row(draft: Generated) -> dict[str, Any]:
+    """What the kept question of a record says of each of its drafts."""
+    return {"attempt": draft.attempt, "usable": draft.usable, "failed_checks": draft.failed}
+
+
+def text_digest(item: Generated) -> str:
+    """What tells a question from another one that was written for the same record."""
+    return hashlib.sha256(item.text.encode("utf-8", "replace")).hexdigest()[:16]
+
+
 def best(drafts: Sequence[Generated]) -> Generated:
     """The draft of a record to keep: the first with the fewest hard failures, and of those one that passes, or fails least."""
     return min(
@@ -229,10 +243,15 @@ def best(drafts: Sequence[Generated]) -> Generated:
         key=lambda item: (
             sum(row["hard"] for row in item.failed_checks),
             not item.passes,
-            item.off_passages,
+            bool(item.off_passages),
             item.attempt,
         ),
     )
+
+
+def _best_of_journal(drafts: Sequence[Generated]) -> Generated:
+    kept = best(drafts)
+    return kept if len(drafts) == 1 else replace(kept, attempts=tuple(map(attempt_row, drafts)))
 
 
 def _solved(value: Any) -> Solved | None:
@@ -284,7 +303,7 @@ def read_results(path: Path) -> list[Generated]:
         drafts.setdefault((item.record.id, same[item.record.id, item.attempt]), []).append(item)
     if not drafts:
         raise UserError(f"{path}: holds no results; run infer_qwen_gaokao.py first")
-    return on_cores(best, [(those,) for those in drafts.values()], len(drafts))
+    return on_cores(_best_of_journal, [(those,) for those in drafts.values()], len(drafts))
 
 
 def scores_file(results: Path) -> Path:

@@ -32,7 +32,11 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     part = path.with_name(path.name + ".part")
     try:
-        part.write_bytes(content)
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            # Some file systems keep the new name of a file and lose its content where the power fails.
+            os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -84,7 +88,7 @@ def lock(folder: Path, what: str, remedy: str = "choose another folder") -> Iter
         remedy: what this command can do instead of waiting, for its own message.
 
     Raises:
-        UserError: another process holds it: who, where and since when.
+        UserError: another process holds it: who, where and since when; or the disk or its rights allow no lock.
     """
     file = folder.with_name(f".{folder.name}.lock")
     holder = folder.with_name(f".{folder.name}.holder")
@@ -98,6 +102,9 @@ def lock(folder: Path, what: str, remedy: str = "choose another folder") -> Iter
             # It was taken this very moment, or the holder's disk is full.
             who = "another process"
         raise UserError(f"{folder}: is in use by {who}; wait for it or stop it, or {remedy}") from None
+    except OSError as error:
+        # A network disk without locks, or the file of a colleague.
+        raise UserError(f"{file}: cannot be locked ({error.strerror}); {remedy}") from None
     try:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         # Only for the message that others get.

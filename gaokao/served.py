@@ -16,6 +16,7 @@ from gaokao.endpoint import (
     RETRIES,
     Answer,
     Endpoint,
+    ForbiddenError,
     MalformedError,
     OptionNames,
     RefusedError,
@@ -54,6 +55,8 @@ KNOWN_SERVERS = ("vllm", "sglang")
 NAMES_SHOWN = 20
 # The finish reason of a draft that the server would not write.
 REFUSED = "refused"
+# Nobody objects to it: a server that refuses this as well refuses the run and not a question.
+GREETING = Job(-1, 1, "0", [{"role": "user", "content": "你好"}])
 
 Result = TypeVar("Result")
 
@@ -124,7 +127,8 @@ class Served:
     def write(self, work: Round) -> None:
         """Have a draft written for every missing job.
 
-        What the server refuses to write is kept as an empty draft: it would refuse it again, and the run would never end.
+        What the server refuses to write, although it answers a greeting, is kept as an empty draft: it would refuse it
+        again, and the run would never end.
 
         Raises:
             UserError: the run had to stop, or some requests failed after all retries; what was kept stays kept.
@@ -210,15 +214,19 @@ class Served:
 
     async def _write(self, work: Round) -> dict[int, str]:
         sampling = await self._ask_server()
-        endpoint = self._endpoint()
-        jobs, refused = work.missing, set[int]()
+        endpoint, jobs = self._endpoint(), work.missing
 
         async def ask(number: int) -> Completion:
+            job = jobs[number]
             try:
-                return _completion(jobs[number], await self._ask(endpoint, jobs[number], sampling))
-            except RefusedError:
-                refused.add(number)
-                raise
+                return _completion(job, await self._ask(endpoint, job, sampling))
+            except (RefusedError, ForbiddenError) as refusal:
+                await self._greet(endpoint, sampling)
+                reason = refusal.reason if isinstance(refusal, ForbiddenError) else refusal
+                print(
+                    f"\nrefused   {self.unit} {job.position + 1}: {reason}; it is kept without a text", file=sys.stderr
+                )
+                return Completion(job.position, "", REFUSED, 0, 0)
 
         def finished(_: str, done: Completion) -> None:
             work.tick(done.completion_tokens)
@@ -226,12 +234,22 @@ class Served:
 
         items = {str(number): number for number in range(len(jobs))}
         failed = await ask_all(endpoint, items, ask, finished, unit="question", concurrency=self.concurrency, bar=False)
-        # A server that has answered nothing yet refuses the run, not a question.
-        for number in sorted(refused) if self.usage.replies else ():
-            position, reason = jobs[number].position, failed.pop(str(number))
-            print(f"\nrefused   {self.unit} {position + 1}: {reason}; it is kept without a text", file=sys.stderr)
-            work.keep(Completion(position, "", REFUSED, 0, 0))
         return {jobs[int(key)].position: reason for key, reason in failed.items()}
+
+    async def _greet(self, endpoint: Endpoint, sampling: dict[str, Any]) -> None:
+        """Ask for a greeting, to tell whether the server refuses one question or the whole run.
+
+        Raises:
+            UserError: it refuses the greeting as well.
+            RequestError: no answer could be used.
+        """
+        try:
+            await self._ask(endpoint, GREETING, sampling)
+        except RefusedError as refusal:
+            raise UserError(
+                f"{self.base_url}: refuses whatever it is asked, a greeting too ({refusal}); check the account behind the "
+                f"key ({self.names.key}) and {self.names.model}. What is written is kept, and the same command goes on"
+            ) from None
 
     async def _ask(self, endpoint: Endpoint, job: Job, sampling: dict[str, Any]) -> Answer:
         """The answer to one job.
@@ -256,8 +274,8 @@ class Served:
                     ) from None
                 if "context length" in reason:
                     raise RequestError(
-                        f"{reason} (shorten the passages, lower {self.names.max_tokens}, or let the server hold more: "
-                        "vllm serve --max-model-len)"
+                        f"{reason} (let the server hold more: vllm serve --max-model-len; shorter passages or a lower "
+                        f"{self.names.max_tokens} are other inputs, with which a run begins anew)"
                     ) from None
                 if not seed or not re.search(r"\bseed\b", reason):
                     raise

@@ -99,6 +99,10 @@ def messages(puzzle: Puzzle, order: str, thinks: bool) -> list[Message]:
 
 # 我选择B; B / B．乙 / B项 at the beginning of an answer.
 _CHOSEN = re.compile(r"(?<!不)选择?([A-H](?:[、,和 ]*[A-H])*)(?![A-Za-z])")
+# 【答案】B, 答案：“B”, 答案是选项B: what stands before the letters.
+_LEAD = re.compile(r"答案[】”\"」]?[:是为]?[】”\"」]?[ ]?(?:选项)?[“\"「【\[(]?(?=[A-H](?![A-Za-z]))")
+# A；C, A/C and a letter a line: what stands between them, where no word follows the second.
+_BETWEEN = re.compile(r"(?<=[A-H])\s*[;/\n]\s*(?=[A-H]\s*(?:[;/,.、。)”\"】\n]|$))")
 _BARE = re.compile(r"\s*[(]?([A-H](?:[、,和 ]*[A-H])*)(?=[).:、。]|选?项|\s*$|[ \t]*\n)")
 
 
@@ -110,8 +114,10 @@ def read_letters(answer: Answer, thinks: bool) -> str:
     text = answer.text.rpartition("</think>")[2]
     if "<think>" in text or (thinks and answer.finish_reason == "length"):
         return ""
-    text = fold(re.sub(r"\\boxed\s*\{([^{}]*)\}", r"答案：\1", text.replace("*", "")))
-    text = re.sub(r":\s+", ":", text)
+    text = re.sub(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", text.replace("*", ""))
+    text = fold(re.sub(r"\\boxed\s*\{([^{}]*)\}", r"答案：\1", text))
+    text = _LEAD.sub("答案:", re.sub(r":\s+", ":", text))
+    text = _BETWEEN.sub("、", text)
     if found := conclusions(text):
         return found[-1][0]
     bare = [match[1] for match in (_BARE.match(text), *_CHOSEN.finditer(text)) if match]

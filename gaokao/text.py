@@ -4,7 +4,6 @@ import math
 import re
 import unicodedata
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
@@ -159,10 +158,12 @@ def _similar(
         shared_rare = min(SHARED_RARE, least)
         rarity = count[own % buckets]
         order = np.lexsort((own, rarity))[: size - least + SHARED_RARE]
-        met: Counter[int] = Counter()
+        met: dict[int, int] = {}
         for gram in own[order[rarity[order] > 1]].tolist():
-            met.update(index.get(gram, ()))
-            index.setdefault(gram, []).append(number)
+            others = index.setdefault(gram, [])
+            for other in others:
+                met[other] = met.get(other, 0) + 1
+            others.append(number)
         # The other sets are smaller ones: large enough to reach the threshold at all, and with a pair across the border.
         candidates = [
             (other, pairs)
@@ -184,14 +185,19 @@ def _similar(
 
 
 def _hashed_ngrams(text: str, n: int) -> NDArray[np.uint64]:
-    """`ngrams` as sorted hashes of 64 bits: a fraction of the time and memory of the texts."""
+    """`ngrams` as hashes of 64 bits, each once: a fraction of the time and memory of the texts."""
     # No character is 0, so a short text is like no gram of a longer one.
-    codes = np.frombuffer(text.ljust(n, "\0").encode("utf-32-le"), np.uint32).astype(np.uint64)
+    return np.unique(gram_hashes(text.ljust(n, "\0"), n))
+
+
+def gram_hashes(text: str, n: int) -> NDArray[np.uint64]:
+    """A hash of 64 bits of each character n-gram of a text of `n` characters or more, in order."""
+    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32).astype(np.uint64)
     factors = np.random.default_rng(0).integers(1 << 63, size=n, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     hashes = np.zeros(len(codes) - n + 1, np.uint64)
     for place, factor in enumerate(factors):
         hashes += codes[place : place + len(hashes)] * factor
-    return np.unique(hashes)
+    return hashes
 
 
 def containment(text: str, passages: str | Sequence[str], n: int = COPY_GRAM) -> float:
@@ -211,9 +217,9 @@ def containment(text: str, passages: str | Sequence[str], n: int = COPY_GRAM) ->
 
 
 # `A．` `A.` `A、` `A:` `A)` and `(A)`, also right behind a digit: page numbers of the print stand there in real items.
-# A letter behind a Latin letter ends a word; `A、B两点` and `A、B、C` name things.
+# A letter behind a Latin letter ends a word; `A、B两点` and `A、B、C` name things; in `P(B)` and `v(A)` it is an argument.
 OPTION_MARK = re.compile(
-    r"(?<![A-Za-z\\])(?:\([ \t]?)?([A-H])[ \t]*(?:[.:)﹒]|、(?![ \t]*[A-H][ \t]*(?:[、,和与或及]|两|三|四)))"
+    r"(?<![A-Za-z\\])(?<![A-Za-z}]\()(?:(?<!\})\([ \t]?|(?<!\S)|(?![A-H][ \t]*\)))([A-H])[ \t]*(?:[.:)﹒]|、(?![ \t]*[A-H][ \t]*(?:[、,和与或及]|两|三|四)))"
 )
 
 

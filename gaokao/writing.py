@@ -20,7 +20,7 @@ from gaokao.errors import Interrupted, UserError
 from gaokao.gate import Gate
 from gaokao.prompts import Message, prepare_input
 from gaokao.records import DIFFICULTIES, SUBJECTS, TYPES, Record, fingerprint
-from gaokao.results import Generated, Solved, asked, best
+from gaokao.results import Generated, Solved, asked, attempt_row, best
 from gaokao.runs import RUN_RECORD, Journal, make_folder, read_record, set_aside, visible, write_json
 
 QUESTIONS = "questions.json"
@@ -54,7 +54,8 @@ class Completion(NamedTuple):
     """That of the job."""
     text: str
     finish_reason: str
-    """`stop`: ended by an end token; `length`: cut at max_new_tokens; `refused`: a server would not write it."""
+    """`stop`: ended by an end token; `length`: cut at max_new_tokens; `refused`: a server would not write it; or what else
+    a server says."""
     prompt_tokens: int
     completion_tokens: int
 
@@ -76,7 +77,7 @@ class Round(NamedTuple):
         return [job for job in self.jobs if job.position not in self.done]
 
     def share(self, processes: int) -> int:
-        """The most missing jobs that one of so many processes has."""
+        """How many missing jobs one of so many processes has, about: they share them by batches."""
         return -(-len(self.missing) // processes)
 
 
@@ -400,7 +401,7 @@ class _Rounds(NamedTuple):
         likes = self.gate.repeats([], kept)
         marked = [replace(item, repeats=item.repeats or like) for item, like in zip(kept, likes, strict=True)]
         return [
-            replace(item, attempts=tuple(_attempt(item if one.attempt == item.attempt else one) for one in those))
+            replace(item, attempts=tuple(attempt_row(item if one.attempt == item.attempt else one) for one in those))
             for item, those in zip(marked, judged, strict=True)
         ]
 
@@ -436,7 +437,3 @@ class _Rounds(NamedTuple):
         progress = _Progress(total, len(done), attempt, quiet=self.engine.process > 0)
         with progress.bar:
             self.engine.write(work)
-
-
-def _attempt(item: Generated) -> dict[str, Any]:
-    return {"attempt": item.attempt, "usable": item.usable, "failed_checks": item.failed}

@@ -14,6 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from gaokao import adapters, models
+from gaokao.config import BUILTIN_TINY
 from gaokao.errors import UserError
 
 
@@ -28,7 +29,7 @@ def changed(adapter: Path, tmp_path: Path) -> Callable[..., Path]:
 
     def change(weights: Callable[[dict[str, Any]], dict[str, Any]] | None = None, **record: str) -> Path:
         folder = tmp_path / "adapter"
-        shutil.copytree(adapter, folder)
+        shutil.copytree(adapter, folder, dirs_exist_ok=True)
         file = folder / "adapter_model.safetensors"
         if weights:
             save_file(weights(load_file(file)), file, metadata={"format": "pt"})
@@ -61,7 +62,7 @@ def test_an_old_adapter_stays_when_the_new_one_cannot_be_put_in_its_place(
 
 
 def test_an_adapter_loads_whole_and_changes_the_logits(adapter: Path, small_base: Path) -> None:
-    adapters.require_adapter_files(adapter)
+    adapters.require_adapter(adapter, str(small_base))
     adapters.check_adapter(adapter, now(small_base))
     adapted = adapters.load_adapter(load(small_base), adapter)
     ids = torch.tensor([[5, 6, 7]])
@@ -82,14 +83,36 @@ def test_saving_an_adapter_again_replaces_it_and_leaves_nothing_beside_it(small_
 
 
 def test_an_adapter_folder_that_is_missing_or_not_whole_is_refused(
-    tmp_path: Path, changed: Callable[..., Path]
+    tmp_path: Path, changed: Callable[..., Path], small_base: Path
 ) -> None:
     with pytest.raises(UserError, match=r"there is no such folder; train first .* --adapter none"):
-        adapters.require_adapter_files(tmp_path / "nope")
+        adapters.require_adapter(tmp_path / "nope", str(small_base))
     folder = changed()
     (folder / "adapter_model.safetensors").unlink()
     with pytest.raises(UserError, match=r"adapter_model\.safetensors is missing"):
-        adapters.require_adapter_files(folder)
+        adapters.require_adapter(folder, str(small_base))
+    folder = changed()
+    (folder / adapters.ADAPTER_RECORD).write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match=r"gaokao_adapter\.json is damaged .*; train again or restore it"):
+        adapters.require_adapter(folder, str(small_base))
+
+
+def test_an_adapter_of_the_built_in_base_or_not_is_refused_by_name_before_a_base_is_fetched_or_made(
+    changed: Callable[..., Path], small_base: Path
+) -> None:
+    folder = changed(base="Qwen/Qwen2.5-14B-Instruct")
+    with pytest.raises(
+        UserError, match=r"trained on base Qwen/\S+, not on builtin:tiny; use that one: --model\.base Qwen"
+    ):
+        adapters.require_adapter(folder, BUILTIN_TINY)
+    # The same weights may lie under another name of a hub or in a folder: what decides is in the files.
+    adapters.require_adapter(folder, "someone/Qwen2.5-14B-Instruct")
+    adapters.require_adapter(folder, str(small_base))
+    folder = changed(base=BUILTIN_TINY)
+    with pytest.raises(UserError, match=r"trained on base builtin:tiny, not on Qwen/Qwen2\.5-14B-Instruct"):
+        adapters.require_adapter(folder, "Qwen/Qwen2.5-14B-Instruct")
+    adapters.require_adapter(folder, BUILTIN_TINY)
+    adapters.require_adapter(folder, str(small_base))
 
 
 def test_an_adapter_of_another_base_quantization_or_template_is_refused(

@@ -595,6 +595,10 @@ def test_stems_that_need_a_picture_or_an_absent_table_are_caught(question: str) 
         "实验结果见下表：\n温度 10 20 30\n速率 1 2 4\n说明温度的影响。",
         "结果见下表。\n| 组别 | 甲 | 乙 |\n|---|---|---|\n| 数量 | 3 | 5 |",
         "数据如下表：\\begin{tabular}{|c|c|} 1 & 2 \\end{tabular}",
+        "铝在元素周期表中的位置是____。",
+        "通过电流表中的电流方向如何判断？",
+        "资产负债表中属于资产的是哪一项？",
+        "毛泽东在抗日战争时期发表中国革命的著作，说明其意义。",
     ],
 )
 def test_stems_that_are_whole_without_a_picture_pass(question: str) -> None:

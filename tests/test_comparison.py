@@ -247,6 +247,14 @@ def test_records_asked_of_one_passage_several_times_say_no_more_than_once() -> N
     assert "groups" not in comparison_text(pair(results(ours), results(theirs)), [], "en")
 
 
+def test_a_comparison_with_an_interrupted_run_says_so() -> None:
+    ours, theirs = results([True] * 6), results([True] * 6)
+    assert "interrupted" not in comparison_text(pair(ours, theirs), [], "en")
+    judged = [replace(item, repeats="") for item in ours]
+    assert "one of the two is of an interrupted run" in comparison_text(pair(judged, theirs), [], "en")
+    assert "其中一个是中断的生成" in comparison_text(pair(theirs, judged), [], "zh")
+
+
 def test_groups_of_several_sizes_are_flipped_whole() -> None:
     # Sums of the groups +3, +1, -1: of the eight ways to sign them six are as far from 0 as +3.
     ours, theirs = [True] * 4 + [False], [False] * 4 + [True]

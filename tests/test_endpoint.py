@@ -479,6 +479,17 @@ def test_a_proxy_of_the_environment_hears_nothing_of_what_is_meant_for_this_mach
         assert len(proxy.seen) == 1
 
 
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "socks://127.0.0.1:9"])
+def test_a_proxy_that_the_client_does_not_know_is_named_and_does_not_concern_this_machine(
+    proxy: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    assert len(run(server, 1).answers) == 1
+    with pytest.raises(UserError, match=r"ALL_PROXY.*cannot be used .*socksio.*NO_PROXY=models\.example"):
+        run(server, 1, base_url="http://models.example/v1")
+
+
 def test_trouble_on_the_way_through_a_proxy_names_it(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", server.url.removesuffix("/v1"))
     server.respond = lambda seen: Reply(503, "no such host")

@@ -171,8 +171,8 @@ def test_the_kv_cache_changes_no_answer(model: Any, tokenizer: Any, prompts: lis
         assert output.text == tokenizer.decode(ids[0, len(prompt) :].tolist(), skip_special_tokens=True)
 
 
-def test_a_plan_has_like_lengths_together_longest_first_and_depends_on_nothing_else() -> None:
-    assert generation.plan_batches([3, 9, 5, 9, 1], 2) == [[1, 3], [2, 0], [4]]
+def test_a_plan_has_like_lengths_together_the_shortest_first_then_the_longest() -> None:
+    assert generation.plan_batches([3, 9, 5, 9, 1], 2) == [[4], [1, 3], [2, 0]]
     assert generation.plan_batches([], 2) == []
     assert generation.plan_batches([1], 8) == [[0]]
 
@@ -319,7 +319,7 @@ def test_tokens_are_counted_in_every_batch(
     forced(tokenizer.convert_tokens_to_ids("<|im_start|>"))
     ticks: list[int] = []
     list(writer(model, tokenizer).write(prompts, list("abcde"), tick=ticks.append))
-    assert ticks == [2] * NEW + [2] * NEW + [1] * NEW
+    assert ticks == [1] * NEW + [2] * NEW + [2] * NEW
 
 
 def test_a_batch_in_which_one_is_missing_is_written_again_whole_and_only_that_one_comes_out(
@@ -334,16 +334,31 @@ def test_a_batch_in_which_one_is_missing_is_written_again_whole_and_only_that_on
         return generate(**options)
 
     monkeypatch.setattr(model, "generate", noting)
-    # Batches of two, longest first: (2, 4), (0, 3), (1).
+    # Batches of two: (1), (2, 4), (0, 3).
     made = list(writer(model, tokenizer).write(prompts, list("abcde"), done={2, 3, 4}))
     assert sorted(made) == [whole[0], whole[1]]
-    assert rows == [2, 1]
+    assert rows == [1, 2]
 
 
 def test_processes_share_the_batches(model: Any, tokenizer: Any, prompts: list[list[int]]) -> None:
     parts = [sorted(writer(model, tokenizer).write(prompts, list("abcde"), part=(p, 2))) for p in (0, 1)]
-    assert [[output.position for output in part] for part in parts] == [[1, 2, 4], [0, 3]]
+    assert [[output.position for output in part] for part in parts] == [[0, 1, 3], [2, 4]]
     assert sorted(parts[0] + parts[1]) == outputs(model, tokenizer, prompts)
+
+
+def test_fewer_prompts_than_one_batch_are_shared_by_all_processes(
+    model: Any, tokenizer: Any, prompts: list[list[int]]
+) -> None:
+    parts = [list(writer(model, tokenizer, batch_size=32).write(prompts, list("abcde"), part=(p, 3))) for p in range(3)]
+    assert [len(part) for part in parts] == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("most", "prompts", "processes", "rows"),
+    [(128, 200, 8, 25), (128, 500, 8, 63), (128, 1100, 8, 69), (128, 1024, 8, 128), (32, 48, 1, 32), (32, 0, 4, 1)],
+)
+def test_each_process_has_as_many_batches(most: int, prompts: int, processes: int, rows: int) -> None:
+    assert generation.even_batch(most, prompts, processes) == rows
 
 
 def test_processes_that_run_out_of_memory_keep_to_the_common_plan(

@@ -1,6 +1,8 @@
 """getTotalScore and its parts, and similarity beside its chance level."""
 
 import itertools
+import random
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -79,6 +81,21 @@ def test_rouge_l_and_chrf_of_a_known_pair() -> None:
     # 3 of 4 characters, 1 of 3 pairs, 0 of 2 triples and 0 of 1 quadruple: F2 of the mean precision and recall.
     assert parts.chrf == pytest.approx(100 * (3 / 4 + 1 / 3) / 4)
     assert parts.sections["题干"] == pytest.approx((parts.rouge_l + parts.chrf) / 2)
+
+
+def test_chrf_is_that_of_sacrebleu_on_questions_and_on_texts_of_a_few_letters() -> None:
+    from sacrebleu.metrics.chrf import CHRF
+
+    chance = random.Random(0)
+    real = [record.question for record in load_records(ROOT / "gaokao_data" / "test.json")]
+    short = ["".join(chance.choices("甲乙a \n", k=chance.randint(1, 12))) for _ in range(300)]
+    # More different letters than fit into a number of 64 bits six at a time.
+    wide = "".join(map(chr, range(0x4E00, 0x4E00 + 5000)))
+    pairs = [*pairwise(real), *pairwise(short), (wide, wide[1:] + wide[0]), ("a" * 3000, "a" * 2000), ("甲", "甲乙")]
+    scores = [(score_parts([f"题干：{p}"], [f"题干：{r}"]).chrf, p, r) for p, r in pairs if p.strip() and r.strip()]
+    assert len(scores) > 250
+    for found, pred, label in scores:
+        assert found == pytest.approx(CHRF().sentence_score(pred, [label]).score, abs=1e-9)
 
 
 def test_rouge_l_is_that_of_the_definition_on_real_questions() -> None:

@@ -11,7 +11,7 @@ from conftest import TEXT, entry, item, run_script, write_results
 import evaluate
 from gaokao.errors import UserError
 from gaokao.paper import POINTS, TITLE, marked, paper_groups, stated_points, write_paper
-from gaokao.results import Generated
+from gaokao.results import Generated, text_digest
 
 docx = pytest.importorskip("docx")
 
@@ -137,7 +137,16 @@ def test_formulas_and_tables_are_words_own(tmp_path: Path) -> None:
     assert "$" not in "".join(document.element.itertext())
 
 
-@pytest.mark.parametrize("latex", [r"\frac{1}{", r"\sqrt{" * 300 + "x" + "}" * 300, r"\sqrt{" * 90 + "x" + "}" * 90])
+@pytest.mark.parametrize(
+    "latex",
+    [
+        r"\sum\limits x_i=10",
+        r"x\limits",
+        r"\frac{1}{",
+        r"\sqrt{" * 300 + "x" + "}" * 300,
+        r"\sqrt{" * 90 + "x" + "}" * 90,
+    ],
+)
 def test_formulas_that_cannot_be_drawn_are_shown_as_they_are_written(tmp_path: Path, latex: str) -> None:
     document = paper(tmp_path, [item(TEXT.replace("下列", f"已知${latex}$，下列"))])
     assert f"1．\t已知${latex}$，下列正确的是" in lines(document)
@@ -159,6 +168,11 @@ def test_money_in_english_is_no_formula(tmp_path: Path) -> None:
         ("补写空缺。（每空2分，共6分）", 6),
         ("三分球（3分球）得分多少？用时（5分钟）", 0),
         ("满分是（150分）", 0),
+        ("阅读材料，完成下列要求。（14分）\n材料。\n（1）甲。（4分）\n（2）乙。（4分）\n（3）丙。（6分）", 14),
+        ("17．（12分）（1）甲（4分）（2）乙（8分）", 12),
+        ("回答。（1）甲（6分）（2）乙（6分）", 12),
+        ("回答①甲（5分）②乙（5分）", 10),
+        ("在（" + " " * 20_000 + "）里填写。（6分）", 6),
         ("无", 0),
     ],
 )
@@ -304,6 +318,7 @@ def test_without_the_package_the_command_says_how_to_get_it(
         ('{"ids": ["r0"', "is no JSON file, or damaged"),
         ("[" * 100_000, "is no JSON file, or damaged"),
         ('["r0"]', 'is ["r0"] instead of {"ids": [...]}'),
+        ('{"ids": ["r0"], "texts": []}', "texts is [], not one for each id"),
         ('{"ids": [0]}', 'is {"ids": [0]} instead of'),
         ('{"id": "r0"}', 'is {"id": "r0"} instead of'),
         ('{"ids": ["r0", "x", "x", "y"]}', '2 of 3 ids are not in these results'),
@@ -332,3 +347,13 @@ def test_the_choice_gives_the_order_and_each_question_once(tmp_path: Path) -> No
     file.write_text(json.dumps({"ids": ["b", "a", "b"]}), encoding="utf-8-sig")
     items = [item(id="a"), item(id="b"), item(id="c")]
     assert [one.record.id for one in marked(items, file)] == ["b", "a"]
+
+
+def test_a_choice_of_questions_that_were_written_anew_since_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "marked.json"
+    items = [item(id="a"), item(TEXT.replace("甲", "戊"), id="a"), item(id="b")]
+    file.write_text(json.dumps({"ids": ["b", "a"], "texts": [text_digest(items[2]), text_digest(items[1])]}), "utf-8")
+    # Of two of one id the one that was chosen.
+    assert marked(items, file) == [items[2], items[1]]
+    with pytest.raises(UserError, match=r"1 of 2 questions were written anew since they were chosen.*\n.*a"):
+        marked([items[0], items[2]], file)

@@ -14,7 +14,7 @@ from conftest import NEWS, PASSAGE, TEXT, entry, item, write_results
 import evaluate
 from gaokao.checks import CHECKS
 from gaokao.report import FAILURES, card, marked_passage, marked_up, write_report
-from gaokao.results import OFF_PASSAGES, REPEATS, SOLVE_BACK, Generated
+from gaokao.results import OFF_PASSAGES, REPEATS, SOLVE_BACK, Generated, text_digest
 
 EVIL = '<script>document.title="broken"</script></template><img src="http://127.0.0.1:9/x" onerror="alert(1)">'
 FORMULA = TEXT.replace("A．甲", r"A．$\frac{1}{2}$").replace("B．乙", r"B．$\sqrt{x}<y$")
@@ -39,6 +39,13 @@ def test_options_stand_on_lines_of_their_own_and_tables_are_tables() -> None:
     assert "<th>年份</th><th>产量</th>" in shown and "<td>2022</td><td>860</td>" in shown
     assert "|" not in shown
     assert re.search(r"<td><math[^>]*><mrow><mn>40</mn>", shown)
+
+
+def test_the_lines_of_a_dialogue_are_no_options_and_those_of_a_choice_are_whatever_mark_they_have() -> None:
+    dialogue = "补全对话。\nA: Hi, Tom.\nB: Hello!\nA: How are you?\nB: ____"
+    assert marked_up(dialogue, latex=False).count('<p class="option">') == 0
+    options = "\n".join(f" {letter}：{text}" for letter, text in zip("ABCD", "甲乙丙丁", strict=True))
+    assert marked_up(f"{dialogue}\n{options}").count('<p class="option">') == 4
 
 
 @pytest.mark.parametrize(
@@ -227,7 +234,10 @@ def test_marked_questions_are_saved_and_printed_with_answers_behind_them(opened:
     until = time.time() + 20
     while not saved.exists() and time.time() < until:
         time.sleep(0.1)
-    assert json.loads(saved.read_text(encoding="utf-8")) == {"ids": ["formula", "table"]}
+    assert json.loads(saved.read_text(encoding="utf-8")) == {
+        "ids": ["formula", "table"],
+        "texts": [text_digest(item(text)) for text in (FORMULA, TABLE)],
+    }
     # A filter hides what is on the screen, not what is chosen for the paper.
     choose(opened, "subject", "历史")
     opened.execute_script("window.dispatchEvent(new Event('beforeprint'))")

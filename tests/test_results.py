@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, TEXT, entry, item, write_results
 
+from gaokao.checks import Outcome
 from gaokao.errors import UserError
 from gaokao.prompts import render
 from gaokao.records import Record, load_records
@@ -99,6 +100,18 @@ def test_half_a_last_line_is_left_out_and_a_whole_one_counts(tmp_path: Path) -> 
     assert len(read_results(path)) == 2
     path.write_text(whole[:-40], encoding="utf-8")
     assert len(read_results(path)) == 1
+
+
+def test_drafts_that_the_gate_has_not_judged_do_not_pass_it(tmp_path: Path) -> None:
+    twice = [entry(), entry() | {"attempt": 2, "text": TEXT.replace("参考答案：B", "参考答案：乙")}]
+    (kept,) = read_results(write_results(tmp_path / "q.jsonl", twice))
+    gate = {result.name: result.outcome for result in kept.results}
+    assert gate["repeats"] is gate["off passages"] is Outcome.NOT_APPLICABLE
+    assert [(row["attempt"], row["usable"]) for row in kept.attempts] == [(1, True), (2, False)]
+    judged = entry() | {"attempts": [{"attempt": 1, "usable": True, "failed_checks": []}]}
+    (kept,) = read_results(write_results(tmp_path / "q.json", [judged]))
+    gate = {result.name: result.outcome for result in kept.results}
+    assert gate["repeats"] is gate["off passages"] is Outcome.PASS
 
 
 def test_half_a_line_before_the_last_is_named(tmp_path: Path) -> None:

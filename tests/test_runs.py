@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT
@@ -35,6 +36,18 @@ def test_a_second_process_is_refused_and_told_who_holds_the_folder(tmp_path: Pat
         holder.wait(timeout=30)
         if holder.stdout:
             holder.stdout.close()
+
+
+def test_a_disk_that_knows_no_locks_is_named_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def acquire(self: Any, *_: Any, **__: Any) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("gaokao.runs.FileLock.acquire", acquire)
+    with (
+        pytest.raises(UserError, match=r"\.out\.lock: cannot be locked \(No locks available\); choose another folder"),
+        runs.lock(tmp_path / "out", "a command"),
+    ):
+        pass
 
 
 def test_the_lock_holds_while_the_folder_is_set_aside(tmp_path: Path) -> None:
@@ -92,11 +105,10 @@ def test_a_full_disk_names_the_file_keeps_the_old_one_and_leaves_no_half(
     file = tmp_path / "a.json"
     runs.write_json(file, {"a": 1})
 
-    def full(path: Path, *_: object, **__: object) -> None:
-        path.touch()
+    def full(file: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left on device") as caught:
         runs.write_json(file, {"a": 2})
     assert caught.value.filename == str(file)

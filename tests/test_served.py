@@ -340,11 +340,34 @@ def test_what_a_server_refuses_is_kept_without_a_text_so_that_the_run_ends(
     assert "record 14: HTTP 400: risk; it is kept without a text" in capsys.readouterr().err
 
 
-def test_a_server_that_refuses_everything_is_given_up(server: Server) -> None:
+def test_questions_that_are_refused_one_after_the_other_do_not_stop_a_run(server: Server) -> None:
+    server.respond = lambda seen: Reply(400, {"error": {"message": "risk"}}) if "题" in str(seen.body) else GOOD
+    kept = write(engine(server), jobs(30))
+    assert [one.finish_reason for one in kept.done] == ["refused"] * 30
+
+
+def test_a_server_that_refuses_everything_is_given_up_after_a_greeting(server: Server) -> None:
     server.respond = lambda seen: Reply(400, {"error": {"message": "temperature must be 1"}})
-    with pytest.raises(UserError, match="20 questions failed one after the other, .*temperature must be 1"):
+    with pytest.raises(UserError, match="refuses whatever it is asked, a greeting too .*temperature must be 1"):
         write(engine(server), jobs(50))
-    assert len(server.seen) == 20
+    assert len(server.seen) == 2
+
+
+def test_an_account_that_runs_empty_in_the_midst_stops_the_run_and_leaves_no_empty_drafts(server: Server) -> None:
+    server.faults = [GOOD] * 3
+    server.respond = lambda seen: Reply(400, {"error": {"message": "not in good standing", "code": "Arrearage"}})
+    kept = Kept()
+    with pytest.raises(UserError, match=r"not in good standing.*account behind the key \(generate\.api_key_env\)"):
+        write(engine(server, concurrency=2), jobs(9), kept)
+    assert sorted(kept.texts.values()) == ["好"] * 3
+
+
+def test_a_run_goes_on_where_only_what_is_refused_is_left(server: Server) -> None:
+    server.respond = lambda seen: Reply(403, {"error": {"message": "flagged"}}) if seen.topic == "3" else GOOD
+    kept = Kept()
+    kept.done = [Completion(10 + number, "好", "stop", 1, 1) for number in (0, 1, 2)]
+    write(engine(server), jobs(4), kept)
+    assert (kept.done[-1].position, kept.done[-1].finish_reason) == (13, "refused")
 
 
 FATAL = {
@@ -414,7 +437,8 @@ def test_a_prompt_that_is_too_long_for_the_server_is_said_with_its_remedy(server
     long = "This model's maximum context length is 1024 tokens. However, you requested 77 output tokens"
     server.respond = lambda seen: Reply(400, {"error": {"message": long}}) if seen.topic == "2" else GOOD
     with pytest.raises(
-        UserError, match=r"record 13: HTTP 400: This model's .*generate\.max_new_tokens.*--max-model-len"
+        UserError,
+        match=r"record 13: HTTP 400: This model's .*--max-model-len.*generate\.max_new_tokens are other inputs",
     ):
         write(engine(server), jobs(4))
 

@@ -51,6 +51,18 @@ def test_option_texts_are_given_as_written() -> None:
     assert split_options(question) == {"A": "相等", "B": "不 等", "C": "为$x^{2}$", "D": "无法判断"}
 
 
+@pytest.mark.parametrize("name", ["P({})", "v({})", r"\frac{{1}}{{2}}f({})", r"$P({}|A)$"])
+def test_a_letter_that_a_function_takes_is_no_option_mark(name: str) -> None:
+    texts = {letter: f"{name.format(letter)}=0.{number}" for number, letter in enumerate("ABCD", 1)}
+    assert split_options("下列正确的是\n" + "\n".join(f"{letter}．{text}" for letter, text in texts.items())) == texts
+
+
+@pytest.mark.parametrize("mark", ["({})", "{})", "( {})", "{}.", "{}:"])
+def test_option_marks_with_and_without_brackets_are_read(mark: str) -> None:
+    question = "下列正确的是( )\n" + "\n".join(f"{mark.format(letter)} 乙" for letter in "ABCD")
+    assert split_options(question) == dict.fromkeys("ABCD", "乙")
+
+
 def test_of_several_option_runs_the_last_counts() -> None:
     assert split_options("A．1 B．2 C．3 D．4\n第二题\nA．5 B．6 C．7 D．8") == dict(zip("ABCD", "5678", strict=True))
 
