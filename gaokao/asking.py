@@ -42,7 +42,7 @@ class Answer(NamedTuple):
 
     text: str
     finish_reason: str
-    """`stop`; `length`: cut off; `refused`: a server would not answer."""
+    """`stop`; `length`: cut off; `refused`: a server would not answer; or what else a server says."""
     prompt_tokens: int = 0
     """0, as below, where nobody has counted them."""
     completion_tokens: int = 0

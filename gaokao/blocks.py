@@ -59,7 +59,11 @@ def read_blocks(text: str, latex: bool = True) -> Iterator[Line | Table]:
     text = _options_apart(text.strip())
     lines = (_on_one_line(text) if latex else text).split("\n")
     starts = [*accumulate((len(line) + 1 for line in lines), initial=0)]
-    marks = {begin for _, begin, _ in option_run(text) or []}
+    marks: set[int] = set()
+    rest = text
+    while run := option_run(rest):
+        marks |= {begin for _, begin, _ in run}
+        rest = rest[: run[0][1]]
     place = 0
     while place < len(lines):
         end = place + 1

@@ -146,6 +146,28 @@ class SaveInTime(TrainerCallback):
         self.saved = time.monotonic()
 
 
+class NotTakenOver(TrainerCallback):
+    """What a resumed run must not take over from its checkpoint, and a log of the last step whatever the interval."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
+        """Take intervals from the configuration of now, and optimizer states as what they are now.
+
+        The Trainer reads the intervals from its saved state. Tensors of a paged optimizer carry a mark that they are
+        paged, which a checkpoint keeps; on several GPUs they are loaded into plain memory, and prefetching that ends the
+        process (https://github.com/bitsandbytes-foundation/bitsandbytes/issues/1708). A new state is made in the first step.
+        """
+        state.compute_steps(args, state.max_steps)
+        for values in optimizer.state.values() if optimizer is not None else ():
+            for value in values.values():
+                if hasattr(value, "is_paged"):
+                    del value.is_paged
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A run that is shorter than the interval has a training loss, too."""
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+
+
 class SpanStart(TrainerCallback):
     """Where a span starts, which is known once its checkpoint has been read."""
 

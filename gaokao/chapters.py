@@ -353,8 +353,9 @@ def _read_word(where: str, data: bytes) -> str:
         ) from None
     try:
         document: Any = docx.Document(io.BytesIO(data))
-        # Those of Word, and the embedded ones of MathType.
-        formulas = len(document.element.body.xpath(".//m:oMath | .//w:object"))
+        # Those of Word, the embedded ones of MathType, fields that draw one, and letters of a font of symbols.
+        field = "starts-with(translate(normalize-space(.), 'EQ', 'eq'), 'eq ')"
+        formulas = len(document.element.body.xpath(f".//m:oMath | .//w:object | .//w:instrText[{field}] | .//w:sym"))
         text = "\n\n".join(_blocks(document))
     except Exception as error:  # noqa: BLE001 - what a damaged file does to zip, XML and python-docx has no common type
         raise UserError(
@@ -406,14 +407,32 @@ def _table(table: Any) -> str:
 
 
 def _word_text(element: Any) -> str:
-    """The text in an element, with hyperlinks, insertions and text boxes, without what was deleted or moved away.
+    """The text in an element, with hyperlinks, insertions and text boxes, without what was deleted, moved away or is pinyin.
 
     Not `Paragraph.text` of python-docx, which knows neither insertions nor content controls.
     """
     parts = element.xpath(
         ".//*[self::w:p or parent::w:r and (self::w:t or self::w:tab or self::w:br or self::w:cr or self::w:noBreakHyphen)]"
-        "[not(ancestor::*[local-name() = 'Fallback'] or ancestor::w:moveFrom)]"
+        "[not(ancestor::*[local-name() = 'Fallback'] or ancestor::w:moveFrom or ancestor::w:rt)]"
     )
     marks = {"tab": "\t", "br": "\n", "cr": "\n", "p": "\n", "noBreakHyphen": "-"}
     names = ((part, part.tag.rpartition("}")[2]) for part in parts)
-    return "".join(part.text or "" if name == "t" else marks[name] for part, name in names)
+    return "".join(_raised(part) if name == "t" else marks[name] for part, name in names)
+
+
+# 10⁸ and H₂O; what has no such letter is written as in LaTeX.
+_RAISED = {
+    "superscript": ("^", str.maketrans("0123456789+-−()n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁽⁾ⁿ")),
+    "subscript": ("_", str.maketrans("0123456789+-−()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₍₎")),
+}
+
+
+def _raised(part: Any) -> str:
+    """The text of a `w:t`, raised or lowered where its run is."""
+    text = part.text or ""
+    for how in part.xpath("../w:rPr/w:vertAlign/@w:val"):
+        if how in _RAISED and text.strip():
+            mark, letters = _RAISED[how]
+            moved = text.translate(letters)
+            return moved if not set(moved) & set(text) else f"{mark}{{{text}}}"
+    return text

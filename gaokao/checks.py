@@ -201,7 +201,7 @@ _CONCLUSION = re.compile(
     r"(?:(?:故|应|因此|所以|综上|综上所述)[,:]?(?:本题|此题)?(?:的?正确)?(?:答案|选项)?(?:应?该?[为是])?(?:应|该|可|只能)?选择?"
     r"|本题选|(?:答案|正确选项)(?:应该|应当|应|就)?(?:选择|[为是选])?"
     r"|(?:^|[,;。\n)]|可知|可得|\\therefore)选(?=[A-H]+项?(?:[.。;,\n]|$)))"
-    r"[:]?[(]?([A-H](?:[、,和]?[A-H])*)(?![A-Za-z'])"
+    r"[:]?[(]?([A-H](?:[、,和]?[A-H])*+)(?![A-Za-z']|项?[都均]?[不错])"
 )
 
 
@@ -321,7 +321,8 @@ def check_leak(item: Item) -> Result:
 
 
 _MATERIAL = re.compile(
-    r"(?:根据|阅读|结合|依据|按照|据|上述|以上)[^。?!]{0,12}?材料(?!的?(?:性|密|导|强|硬|成|用|种|制|是|有|中的|组|为|研))"
+    r"(?:根据|阅读|结合|依据|按照|据(?!报|研究|统计|悉|了解)|上述|以上)[^。?!]{0,12}?"
+    r"(?<![新原])(?<!建筑)(?<!组成)(?<!磁性)(?<!导体)(?<!墨烯)(?<!复合)(?<!金属)(?<!导电)(?<!储能)(?<!超导)(?<!纳米)(?<!高分子)材料(?!的?(?:性|密|导|强|硬|成|用|种|制|是|有|中的|组|为|研))"
 )
 
 
@@ -341,12 +342,12 @@ def check_material(item: Item) -> Result:
 
 
 _PICTURE = re.compile(
-    r"如图|[下左右附]图(?![书案形章腾])|(?<!面)上图(?![书案形章腾])|(?<![河版地插企试意])图(?:[0-9]{1,2}(?![0-9.]*[0-9幅张部册])|[甲乙丙丁])"
-    r"|图\([0-9a-zA-Z甲乙]\)|图[一二三四](?![个种家])|图[a-dA-D](?![a-zA-Z])|(?<=[。.,;\n])图为|见图|图中|图示|示意图如下"
+    r"如图(?![书案腾]|像(?!所))|(?<!天)[下左右附]图(?![书案形章腾])|(?<!面)上图(?![书案形章腾文像])|(?<![河版地插企试意])图(?:[0-9]{1,2}(?![0-9.]*[0-9幅张部册])|[甲乙丙丁])"
+    r"|图\([0-9a-zA-Z甲乙]\)|(?<![企试意妄力宏版蓝拼])图[一二三四](?![个种家])|图[a-dA-D](?![a-zA-Z])|(?<=[。.,;\n])图为|见图(?!强)|(?<![企试意妄力宏版蓝拼])图中|图示|示意图如下"
 )
 # 周期表中, 电流表中, 资产负债表中 and 发表中 name no table that has to be there.
 _TABLE = re.compile(
-    r"[下上附右左]表(?![面示达明现述层皮])|如表|表[0-9一二三](?=所示|中|[,、。])|表格如下|(?<![代期流压债发词电钟手仪外用秒水报润])表中"
+    r"[下上附右左]表(?![面示达明现述层皮演彰决态奏疏言曰扬])|如表(?![面达演情现])|表[0-9一二三](?=所示|中|[,、。])|表格如下|(?<![代期流压债发词电钟手仪外秒水报润地])(?<![多万]用)表中"
 )
 
 
@@ -544,15 +545,19 @@ def check_truncated(item: Item) -> Result:
 
 
 def check_language(item: Item) -> Result:
-    """Outside English, at least half of the letters are Han, formulas set aside."""
+    """Outside English, at least half of the letters are Han; formulas are set aside, with dollars or without."""
     text = f"{item.question}\n{' '.join(item.answer)}\n{item.analysis}"
     if item.subject == "英语":
         return not_applicable("language")
     text = without(text, ((start, end) for start, end, _ in formulas(text)))
     text = re.sub(r"\\[a-zA-Z]+", " ", without(text, images(text)))
     han = len(re.findall(r"[\u3400-\u9fff]", text))
-    # Greek letters are formulas; every other script in a Chinese question is a slip of the model.
-    other = sum(letter.isalpha() and not "Ͱ" <= letter <= "Ͽ" for letter in text.translate(SPELT_OUT)) - han
+    # Greek letters and a few Latin ones (CH3COOH, log2, ab) are formulas; words, and every other script, in a Chinese
+    # question are a slip of the model.
+    text = text.translate(SPELT_OUT)
+    words = re.findall(r"[^\W\d_\u3400-\u9fff\u0370-\u03ff]+", text)
+    words = [word for word in words if not word.isascii() or re.fullmatch(r"[A-Za-z][a-z]{3,}", word)]
+    other = sum(map(len, [*words, *re.findall(r"(?<=[a-z] )[a-z]{1,3}(?= [a-z])", text)]))
     if han + other < HAN_LEAST:
         return not_applicable("language")
     share = han / (han + other)

@@ -3,6 +3,7 @@
 Neither torch nor transformers is imported, so that an error answers at once.
 """
 
+import os
 import re
 import types
 import typing
@@ -85,6 +86,8 @@ def _modules(value: Any) -> Any:
     names = [names] if isinstance(names, str) else names
     if not all(re.fullmatch(r"[A-Za-z_][\w.]*", name) for name in names):
         raise ValueError(f"must be {ALL_LINEAR}, or names of modules such as [q_proj, v_proj]")
+    if "lm_head" in names:
+        raise ValueError("cannot hold lm_head: the loss takes the head as it is")
     return names
 
 
@@ -257,6 +260,12 @@ class OutputConfig(Section):
 
     dir: Name = _key("outputs", "Folder of all runs")
     run: Name = _key("gaokao", "Folder of this run in dir; an earlier one is set aside")
+
+    @field_validator("dir")
+    @classmethod
+    def _home(cls, value: str) -> str:
+        """No shell has seen what stands in a file; the Trainer would expand it alone."""
+        return os.path.expanduser(value)
 
     @field_validator("run")
     @classmethod

@@ -95,6 +95,8 @@ class _Large(NamedTuple):
     url: str
     size: int
     blob: Path
+    target: Path
+    """Where it goes: the blob, or its place in the snapshot where the disk knows no links, so that it is there once."""
 
     @property
     def part(self) -> Path:
@@ -125,18 +127,19 @@ def _fetch_large(
         one.blob.parent.mkdir(parents=True, exist_ok=True)
         # Another process that wants the same base waits, and finds the file.
         with FileLock(one.part.with_suffix(".lock")):
-            if not one.blob.exists():
+            if not one.target.exists():
                 _fetch_one(one)
 
 
 def _missing(name: str, revision: str | None, files: list[str], endpoint: str | None) -> list[_Large]:
     from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.constants import HF_HUB_CACHE
-    from huggingface_hub.file_download import repo_folder_name
+    from huggingface_hub.file_download import are_symlinks_supported, repo_folder_name
 
     api = HfApi(endpoint=endpoint)
     commit = api.model_info(name, revision=revision).sha
-    blobs = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model") / "blobs"
+    cached = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
+    blobs, linked = cached / "blobs", are_symlinks_supported(HF_HUB_CACHE)
     found = []
     for entry in api.list_repo_tree(name, recursive=True, revision=commit):
         large = getattr(entry, "lfs", None) is not None and any(fnmatch(entry.path, pattern) for pattern in files)
@@ -145,7 +148,10 @@ def _missing(name: str, revision: str | None, files: list[str], endpoint: str | 
         url = hf_hub_url(name, entry.path, revision=commit, endpoint=endpoint)
         about = get_hf_file_metadata(url, endpoint=endpoint)
         if about.etag and about.size and not (blobs / about.etag).exists():
-            found.append(_Large(url, about.size, blobs / about.etag))
+            blob = blobs / about.etag
+            found.append(
+                _Large(url, about.size, blob, blob if linked else cached / "snapshots" / str(commit) / entry.path)
+            )
     return found
 
 
@@ -165,4 +171,5 @@ def _fetch_one(file: _Large) -> None:
         if found != file.blob.name:
             file.part.unlink()
             raise OSError(f"{file.url} arrived damaged and is fetched from its beginning the next time")
-    os.replace(file.part, file.blob)
+    file.target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(file.part, file.target)

@@ -5,6 +5,7 @@ import email.utils
 import json
 import os
 import random
+import ssl
 import sys
 import time
 import urllib.request
@@ -154,14 +155,16 @@ class Endpoint:
             raise UserError(
                 "the openai client is not installed, or too old; it is needed only here: pip install " + OPENAI_PIN
             ) from None
+        here = is_this_machine(self.base_url)
         try:
             http_client = DefaultAsyncHttpxClient(
                 # A redirect would carry what is asked to a host that nobody named.
                 follow_redirects=False,
-                # The client sends even what is meant for this machine to a proxy of the environment.
-                trust_env=not is_this_machine(self.base_url),
+                # The client sends even what is meant for this machine to a proxy of the environment. The environment's
+                # certificates are what the default context takes.
+                **({"trust_env": False, "verify": ssl.create_default_context()} if here else {}),
             )
-        except (ImportError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - the client has kinds of its own for an address that it cannot use
             raise UserError(
                 f"{self.base_url}: the proxy of the environment (ALL_PROXY, HTTPS_PROXY) cannot be used ({first_line(error)}); "
                 f"pip install socksio makes socks5://HOST:PORT known, NO_PROXY={urlsplit(self.base_url).hostname} goes past it"
@@ -199,11 +202,12 @@ class Endpoint:
             raise MalformedError(f"the answer holds no text (finish_reason {self._shown(str(answer.finish_reason))})")
         return answer.text
 
-    async def answer(self, messages: list[Message], **fields: Any) -> Answer:
+    async def answer(self, messages: list[Message], max_tokens: int | None = None, **fields: Any) -> Answer:
         """One answer, which may be empty or cut off.
 
         Args:
             messages: the chat so far.
+            max_tokens: of this answer; otherwise those of all.
             fields: more of the request's body, such as `seed` or `top_p`, whether the client knows them or not.
 
         Raises:
@@ -211,7 +215,7 @@ class Endpoint:
             RequestError: this request was refused, or failed after all retries.
             MalformedError: the reply is not a chat completion.
         """
-        return self._answer_of(await self._try(lambda: self._send(messages, fields)))
+        return self._answer_of(await self._try(lambda: self._send(messages, max_tokens or self.max_tokens, fields)))
 
     async def models(self) -> dict[str, str]:
         """What the server offers: name of the model -> who offers it; empty where it does not say.
@@ -267,7 +271,7 @@ class Endpoint:
             await self._back_off(retry, retries, delay, problem)
             retry += 1
 
-    async def _send(self, messages: list[Message], fields: dict[str, Any]) -> str:
+    async def _send(self, messages: list[Message], max_tokens: int, fields: dict[str, Any]) -> str:
         import openai
 
         parameter = self._tokens_parameter
@@ -278,14 +282,14 @@ class Endpoint:
                 model=self.model,
                 messages=messages,
                 extra_headers=self._headers,
-                extra_body={parameter: self.max_tokens, **fields},
+                extra_body={parameter: max_tokens, **fields},
                 **options,
             )
         except openai.BadRequestError as error:
             if parameter != "max_tokens" or "max_completion_tokens" not in _message_of(error):
                 raise
             self._tokens_parameter = "max_completion_tokens"
-            return await self._send(messages, fields)
+            return await self._send(messages, max_tokens, fields)
         return str(reply.http_response.text)
 
     def _answer_of(self, body: str) -> Answer:

@@ -120,7 +120,7 @@ class Local:
     def load(self, recorded: Mapping[str, Any]) -> dict[str, Any]:
         """Load base and adapter, and say so; an interrupted run goes on with the batch size that it began with."""
         words = self._load_model()
-        size = self._batch_size(max(map(len, self._ids)) + self.options.max_new_tokens, recorded.get("batch_size"))
+        size = self._batch_size(self._ids, self.options.max_new_tokens, recorded.get("batch_size"))
         sampling = self.options.model_dump(include=SAMPLING_KEYS)
         self._writer = Writer(self._model, self.base.tokenizer, batch_size=size, **sampling)
         if self.process == 0:
@@ -143,11 +143,13 @@ class Local:
             models.compile_forward(self._model)
         return words
 
-    def _batch_size(self, longest: int, recorded: Any = None) -> int:
+    def _batch_size(self, ids: Sequence[list[int]], new: int, recorded: Any = None) -> int:
         """What the user has set, what an interrupted run began with, or what fits: the same in all processes."""
-        fixed = [size for size in (self.options.batch_size, recorded) if isinstance(size, int)]
+        if fixed := [size for size in (self.options.batch_size, recorded) if isinstance(size, int)]:
+            return fixed[0]
         # The free memory of the processes differs, and their plan must not.
-        return int(min(gather_object([fixed[0] if fixed else fitting_batch(self._model, longest, self.processes)])))
+        most = min(gather_object([fitting_batch(self._model, max(map(len, ids)) + new, self.processes)]))
+        return even_batch(int(most), len(ids), self.processes)
 
     def write(self, work: Round) -> None:
         """Write this process's share of the batches.
@@ -178,7 +180,7 @@ class Local:
         writer = Writer(
             self._model,
             self.base.tokenizer,
-            batch_size=self._batch_size(max(map(len, ids)) + ANSWER_TOKENS),
+            batch_size=self._batch_size(ids, ANSWER_TOKENS),
             max_new_tokens=ANSWER_TOKENS,
             do_sample=False,
             temperature=1.0,
@@ -243,7 +245,7 @@ def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
 
 
 def even_batch(most: int, prompts: int, processes: int) -> int:
-    """Rows of a batch, `most` at most, with which each of several processes has as many batches."""
+    """Rows of a batch, `most` at most, with which several processes have about as many rows and batches each."""
     if processes == 1:
         return most
     turns = -(-prompts // (most * processes))
@@ -364,8 +366,7 @@ class Writer:
             UserError: one row alone is too much for the memory.
         """
         process, processes = part
-        size = even_batch(self.planned, len(prompts), processes)
-        plan = plan_batches([len(prompt) for prompt in prompts], size)[process::processes]
+        plan = plan_batches([len(prompt) for prompt in prompts], self.planned)[process::processes]
         batches = deque(batch for batch in plan if not all(place in done for place in batch))
         finished: set[int] = set()
         while batches:

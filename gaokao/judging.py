@@ -61,9 +61,10 @@ _ADDRESS = re.compile(
     r"|(?:请|务必|应当?|必须)[^。\n]{0,10}(?:给|打|判|评)[^。\n]{0,6}(?:满分|最高分|[2二两]分)"
     r"|(?:这道题|本题|此题)(?:各项|所有维度|每个维度)?(?:应当?|必须|请)?(?:得|打|给|评)(?:满分|最高分)"
     r"|系统提示词|提示词注入|</?(?:system|assistant|user)>"
-    r"|\b(?:ignore|disregard|forget)\b.{0,20}\b(?:previous|above|prior|earlier|all|these)\b.{0,15}\b(?:instructions?|prompts?|rules)\b"
+    r"|\b(?:ignore|disregard|forget)\b.{0,20}\b(?:previous|above|prior|earlier|all|these|any|your)\b.{0,15}\b(?:instructions?|prompts?|rules)\b"
+    r"|\b(?:ignore|disregard|forget)\b.{0,10}\b(?:instructions?|prompts?|rules|rubric)\b.{0,10}\b(?:above|before|given|you)\b"
     r"|\b(?:you are|note to)\b.{0,12}\b(?:judge|grader|evaluator|rater|language model)\b"
-    r"|\bas (?:a|the) (?:judge you|grader|evaluator|rater|language model)\b"
+    r"|\bas (?:an?|the) (?:\w+ ){0,2}(?:judge,? ?you|grader|evaluator|rater|language model)\b"
     r"|\b(?:give|assign|award|rate|score)\b.{0,30}\b(?:full marks|highest score|a 2|score of 2|2 points)\b"
     r"|\bsystem prompt\b",
     re.IGNORECASE,

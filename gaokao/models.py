@@ -134,7 +134,7 @@ def start_processes(gpus: int) -> PartialState:
 
 
 def choose_dtype(wanted: str, on_gpu: bool) -> Decision:
-    """bf16 where the hardware computes it, else fp16 on a GPU and fp32 on a CPU.
+    """What was asked for; with auto bf16 where the hardware computes it, else fp16 on a GPU and fp32 on a CPU.
 
     Raises:
         UserError: bf16 was asked for by name, and the GPU has none.
@@ -145,6 +145,9 @@ def choose_dtype(wanted: str, on_gpu: bool) -> Decision:
             f"model.dtype = bf16: {torch.cuda.get_device_name()} has no bf16 units (they came with compute capability 8.0); "
             "use auto, which takes fp16 there"
         )
+    if wanted == "fp16" and not on_gpu:
+        # It trains with a loss scaler, which a CPU does not have.
+        return choose_dtype("auto", on_gpu)._replace(reason="model.dtype is fp16, which needs a GPU")
     if wanted != "auto":
         return Decision(wanted, "model.dtype")
     if on_gpu:

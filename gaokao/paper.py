@@ -43,7 +43,9 @@ _STATED = re.compile(
     # What is possessive keeps a bracket of many blanks from being read in every way that they can be shared out.
     r"[（(]\s*+(?:本[大小]?题)?\s*+(?:满分|共|总计)?\s*+(?:每[空小问题]+\s*+\d+\s*+分\s*+[,，;；]\s*+共)?\s*+(\d{1,2})\s*+分\s*+[)）]"
 )
-_SUB_QUESTION = re.compile(r"[（(]\s*[1-9一二三]\s*[)）]|[①②]")
+_SUB_QUESTION = re.compile(r"[（(]\s*(?:[1-9一二三]|[ivIVⅠⅡⅢⅰⅱⅲ]{1,3}|[a-c])\s*[)）]|[①②⑴⑵]|第[一1][问小]")
+# `17．（12分）`: the number in print, or that of a sub-question where there are several.
+_NUMBER = re.compile(r"^\s*\d{1,2}\s*[．.、)）](?!\d)", re.MULTILINE)
 
 
 class Numbered(NamedTuple):
@@ -126,7 +128,7 @@ def marked(items: Sequence[Generated], file: Path) -> list[Generated]:
         raise UserError(f'--only {file}: is {shown(saved)} instead of {{"ids": [...]}}; {remedy}')
     # Files of earlier versions hold ids only.
     texts = saved.get("texts", [None] * len(ids))
-    if not isinstance(texts, list) or len(texts) != len(ids):
+    if not isinstance(texts, list) or len(texts) != len(ids) or not all(isinstance(text, str | None) for text in texts):
         raise UserError(f"--only {file}: texts is {shown(texts)}, not one for each id; {remedy}")
     if not ids:
         raise UserError(f"--only {file}: names no question; {remedy}")
@@ -183,12 +185,11 @@ def stated_points(question: str) -> int:
     found = [(match.start(), int(match.group(1))) for match in _STATED.finditer(question)]
     if not found:
         return 0
-    # `17．（12分）`: the number in print is no text.
-    before = re.sub(r"^\s*\d{1,2}\s*[．.、]", "", question[: found[0][0]])
     first, rest = found[0][1], sum(points for _, points in found[1:])
-    if not re.search(r"\w", before) or (first == rest and not _SUB_QUESTION.search(before)):
-        return first
-    return first + rest
+    before = question[: found[0][0]]
+    if _SUB_QUESTION.search(before) or (_NUMBER.search(before) and len(_NUMBER.findall(question)) > 1):
+        return first + rest
+    return first if first == rest or not re.search(r"\w", _NUMBER.sub("", before, count=1)) else first + rest
 
 
 def write_paper(path: Path, items: Sequence[Generated], title: str | None = None) -> str:

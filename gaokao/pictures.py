@@ -93,14 +93,15 @@ def draw_losses(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw the losses (training, validation, general chats) and the learning rate over the steps, whole or not at all.
 
     Args:
-        history: the Trainer's log history, with a training loss at least once.
+        history: the Trainer's log history.
         path: of the PNG; the name of its folder becomes the title.
     """
     words = Words()
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        steps, losses = zip(*curve(history, "loss"), strict=True)
+        trained = curve(history, "loss")
+        steps, losses = [step for step, _ in trained], [loss for _, loss in trained]
         # Single steps jump with the rows that they happen to hold; their running mean shows where the loss goes.
         window = max(1, len(losses) // 20)
         means = [sum(losses[max(0, end - window) : end]) / min(end, window) for end in range(1, len(losses) + 1)]

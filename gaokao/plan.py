@@ -6,6 +6,7 @@ python train_qwen_gaokao.py --plan --model.base Qwen/Qwen2.5-32B-Instruct --data
 
 import argparse
 import ctypes
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,7 +64,7 @@ def require_room(resolved: Resolved) -> None:
     """Refuse, before the download, a base that cannot be loaded; whatever else is too much is only warned of.
 
     Raises:
-        UserError: the weights alone are more than the memory of the smallest GPU.
+        UserError: the weights alone are more than the memory of the smallest GPU that is used.
     """
     card = smallest_gpu() if resolved.gpus else None
     found = _known_shape(resolved.config)
@@ -75,7 +76,8 @@ def require_room(resolved: Resolved) -> None:
     if needed > size:
         raise UserError(
             f"model.base = {resolved.config.model.base}: its weights alone take {needed / GB:.1f} GB with model.quantization = "
-            f"{setup.quantization}, and {name} has {size / GB:.1f} GB; {_smaller(found.shape, setup, size)}"
+            f"{setup.quantization}, and {name} has {size / GB:.1f} GB; {_smaller(found.shape, setup, size)}; if there is a larger GPU, CUDA_VISIBLE_DEVICES "
+            "chooses it (nvidia-smi lists them)"
         )
 
 
@@ -149,12 +151,15 @@ def time_line(resolved: Resolved, base: Any, tokens: dict[str, int], steps: int,
 
 
 def smallest_gpu() -> tuple[str, int] | None:
-    """Name and memory in bytes of the GPU with the least, as the driver shows them; `None` without one."""
+    """Name and memory in bytes of the GPU with the least among those that are used; `None` without one.
+
+    The processes of this machine use the first ones that the driver shows, one each.
+    """
     driver, count = cuda_driver(), ctypes.c_int(0)
     if driver is None or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return None
     found = []
-    for number in range(count.value):
+    for number in range(min(count.value, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))):
         device, size, name = ctypes.c_int(0), ctypes.c_size_t(0), ctypes.create_string_buffer(256)
         if (
             driver.cuDeviceGet(ctypes.byref(device), number) == 0

@@ -158,6 +158,7 @@ def parse_record(raw: Raw, position: int, purpose: Purpose) -> tuple[Record | No
         return None, [f"{raw.where}: is {shown(raw.value)} instead of an object with keys; write a record"]
     errors: list[str] = []
     row = _by_name(raw.value, errors)
+    _spread_options(row)
 
     def text(key: str, *, needed: bool, empty: bool = False) -> str:
         value = row.get(key)
@@ -216,6 +217,19 @@ def _by_name(entry: dict[Any, Any], errors: list[str]) -> dict[str, Any]:
     return row
 
 
+def _spread_options(row: dict[str, Any]) -> None:
+    """Put options that are written as an object or a list of texts under keys of their own, where the question holds none."""
+    for key in ("options", "选项"):
+        value = row.get(key)
+        given = dict(zip(OPTION_KEYS, value, strict=False)) if isinstance(value, list) else value
+        if not isinstance(given, dict) or not given or not given.keys() <= OPTION_KEYS.keys():
+            continue
+        # Of a longer list some would be lost.
+        if len(given) == len(row[key]) and not split_options(str(row.get("question", ""))):
+            row |= {OPTION_KEYS[letter]: text for letter, text in given.items()}
+            del row[key]
+
+
 def _with_options(question: str, options: dict[str, str], kind: str, errors: list[str]) -> str:
     """The question with the options from keys of their own behind it; empty ones at the end are none."""
     given = [letter for letter, text in options.items() if text]
@@ -268,6 +282,10 @@ def _answer(value: Any, needed: bool, errors: list[str]) -> tuple[str, ...]:
         errors.append(f"{label} is {shown(value)}; it must be a text, or a list of texts, one per sub-question")
         return ()
     given = tuple(_unix(part.strip()) for part in parts)
+    # Some write the numbers into the list as well.
+    marks = [re.match(rf"[（(]{number}[)）]\s*", part) for number, part in enumerate(given, 1)]
+    if len(given) > 1 and all(marks):
+        given = tuple(part[mark.end() :] for part, mark in zip(given, marks, strict=True) if mark)
     # One canonical form, so that parse(render(record)) gives it back whichever way the file spelt it.
     answer = split_answers(join_answers(given))
     if not all(given):

@@ -59,7 +59,8 @@ class Generated:
     prompt: str
     text: str
     finish_reason: str
-    """`stop`: ended by an end token; `length`: cut at max_new_tokens; `refused`: a server would not write it."""
+    """`stop`: ended by an end token; `length`: cut at max_new_tokens; `refused`: a server would not write it; or what else
+    a server says."""
     prompt_tokens: int
     completion_tokens: int
     adapter: str

@@ -160,17 +160,24 @@ def plan_start(folder: Path, resume: bool | str, asked: dict[str, Any]) -> Start
     found = find_checkpoints(folder / CHECKPOINTS, before.get("processes", 1), before.get("model.dtype") == "fp16")
     passed_over = "".join(f"; {path} is passed over: {fault}" for path, fault in found.broken)
     broken = tuple(path for path, _ in found.broken)
-    if found.newest is None:
-        if resume is True:
-            raise UserError(f"train.resume: {folder} holds no whole checkpoint; leave it at auto{passed_over}")
-        return Start(f"a new run{passed_over}")
     now, goal, goal_before = asked["decisive"], asked["goal"], record.get("goal", {})
     changed = [
         f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key)
     ]
-    done = record.get("status") == "finished"
+    done, spans = record.get("status") == "finished", tuple(record.get("spans", ()))
+    if done and not changed and goal_before == goal and (folder / ADAPTER).is_dir():
+        # Its checkpoints may have made room for others.
+        text = (
+            f"{folder} is finished, after {record.get('steps')} steps: nothing to train. Train it again: --train.resume "
+            "false; further: a larger --train.num_train_epochs or --train.max_steps"
+        )
+        return Start(text, found.newest, True, spans)
+    if found.newest is None:
+        if resume is True:
+            raise UserError(f"train.resume: {folder} holds no whole checkpoint; leave it at auto{passed_over}")
+        return Start(f"a new run{passed_over}")
     if changed and done and resume == "auto":
         return Start()
     if changed:
@@ -182,16 +189,9 @@ def plan_start(folder: Path, resume: bool | str, asked: dict[str, Any]) -> Start
                 changed,
             )
         )
-    spans = tuple(record.get("spans", ()))
     if not done or any(goal_before.get(key) != goal[key] for key in GOAL_KEYS if key != "train.keep"):
         text = f"goes on from {found.newest}{passed_over} (to start new instead: --train.resume false)"
         return Start(text, found.newest, False, spans, None, broken)
-    if goal_before == goal and (folder / ADAPTER).is_dir():
-        text = (
-            f"{folder} is finished, after {record.get('steps')} steps: nothing to train. Train it again: --train.resume "
-            "false; further: a larger --train.num_train_epochs or --train.max_steps"
-        )
-        return Start(text, found.newest, True, spans)
     text = f"{folder} is finished; only its adapter is written again"
     return Start(text, found.newest, False, spans, step_of(found.newest), broken)
 

@@ -56,7 +56,9 @@ NAMES_SHOWN = 20
 # The finish reason of a draft that the server would not write.
 REFUSED = "refused"
 # Nobody objects to it: a server that refuses this as well refuses the run and not a question.
-GREETING = Job(-1, 1, "0", [{"role": "user", "content": "你好"}])
+GREETING, GREETING_TOKENS = Job(-1, 1, "0", [{"role": "user", "content": "你好"}]), 16
+# As vLLM and OpenAI, llama.cpp, DashScope and others put it.
+_TOO_LONG = re.compile(r"context.(?:length|size|window)|input length|prompt is too long|exceed_context", re.IGNORECASE)
 
 Result = TypeVar("Result")
 
@@ -244,15 +246,17 @@ class Served:
             RequestError: no answer could be used.
         """
         try:
-            await self._ask(endpoint, GREETING, sampling)
+            await self._ask(endpoint, GREETING, sampling, GREETING_TOKENS)
         except RefusedError as refusal:
             raise UserError(
                 f"{self.base_url}: refuses whatever it is asked, a greeting too ({refusal}); check the account behind the "
                 f"key ({self.names.key}) and {self.names.model}. What is written is kept, and the same command goes on"
             ) from None
 
-    async def _ask(self, endpoint: Endpoint, job: Job, sampling: dict[str, Any]) -> Answer:
-        """The answer to one job.
+    async def _ask(
+        self, endpoint: Endpoint, job: Job, sampling: dict[str, Any], max_tokens: int | None = None
+    ) -> Answer:
+        """The answer to one job, of `max_tokens` where they are fewer than usual.
 
         Raises:
             UserError: the run must stop.
@@ -263,7 +267,7 @@ class Served:
             self.usage.asked_again += ask > 0
             seed = {"seed": seed_of(job.key)} if self._takes_seed and self.do_sample else {}
             try:
-                return await endpoint.answer(job.messages, **sampling, **seed)
+                return await endpoint.answer(job.messages, max_tokens, **sampling, **seed)
             except MalformedError as problem:
                 reason = str(problem)
             except RequestError as refusal:
@@ -272,7 +276,7 @@ class Served:
                     raise UserError(
                         f"{self.base_url}: takes no repetition penalty ({reason}); set generate.repetition_penalty to 1.0"
                     ) from None
-                if "context length" in reason:
+                if _TOO_LONG.search(reason):
                     raise RequestError(
                         f"{reason} (let the server hold more: vllm serve --max-model-len; shorter passages or a lower "
                         f"{self.names.max_tokens} are other inputs, with which a run begins anew)"

@@ -101,8 +101,8 @@ def messages(puzzle: Puzzle, order: str, thinks: bool) -> list[Message]:
 _CHOSEN = re.compile(r"(?<!不)选择?([A-H](?:[、,和 ]*[A-H])*)(?![A-Za-z])")
 # 【答案】B, 答案：“B”, 答案是选项B: what stands before the letters.
 _LEAD = re.compile(r"答案[】”\"」]?[:是为]?[】”\"」]?[ ]?(?:选项)?[“\"「【\[(]?(?=[A-H](?![A-Za-z]))")
-# A；C, A/C and a letter a line: what stands between them, where no word follows the second.
-_BETWEEN = re.compile(r"(?<=[A-H])\s*[;/\n]\s*(?=[A-H]\s*(?:[;/,.、。)”\"】\n]|$))")
+# A；C, A/C and a letter a line: what stands between them where nothing else follows. `A．错误` below an answer is a verdict.
+_BETWEEN = re.compile(r"(?<=[A-H])\s*[;/\n]\s*(?=[A-H](?:\s*[;/,、\n]\s*[A-H])*[。)”\"】]*\s*$)")
 _BARE = re.compile(r"\s*[(]?([A-H](?:[、,和 ]*[A-H])*)(?=[).:、。]|选?项|\s*$|[ \t]*\n)")
 
 

@@ -504,9 +504,13 @@ def _excel_text(cell: Any) -> tuple[str, str]:
         return str(value).upper(), ""
     number, form = cell.style_array.numFmtId, cell.number_format
     if number in DATES_BY_NUMBER or not isinstance(value, int | float):
-        if number not in DATES_WITH_YEAR and (number in DATES_BY_NUMBER or "y" not in form.lower()):
+        # 5/36 becomes a month of 1936, which is shown without a day.
+        whole = {"y", "d"} <= set(form.lower())
+        if number not in DATES_WITH_YEAR and (number in DATES_BY_NUMBER or not whole):
             return "", "holds a date or time, which Excel makes of 1/2, 3-5 or 2:1; format it as text and write it anew"
         return _date_text(value), ""
+    if "?/" in form:
+        return "", "holds a fraction, of which the file has only the decimals; format it as text and write it anew"
     return (f"{value * 100:.15g}%" if "%" in form else f"{value:.15g}"), ""
 
 

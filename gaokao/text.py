@@ -216,10 +216,10 @@ def containment(text: str, passages: str | Sequence[str], n: int = COPY_GRAM) ->
     return len(wanted & there) / len(wanted)
 
 
-# `A．` `A.` `A、` `A:` `A)` and `(A)`, also right behind a digit: page numbers of the print stand there in real items.
+# `A．` `A.` `A、` `A:` `A)` and `(A)`, all but `A)` also right behind a digit: page numbers of the print stand there in real items.
 # A letter behind a Latin letter ends a word; `A、B两点` and `A、B、C` name things; in `P(B)` and `v(A)` it is an argument.
 OPTION_MARK = re.compile(
-    r"(?<![A-Za-z\\])(?<![A-Za-z}]\()(?:(?<!\})\([ \t]?|(?<!\S)|(?![A-H][ \t]*\)))([A-H])[ \t]*(?:[.:)﹒]|、(?![ \t]*[A-H][ \t]*(?:[、,和与或及]|两|三|四)))"
+    r"(?<![A-Za-z\\])(?<![A-Za-z}]\()(?:(?<!\})\([ \t]?|(?<!\S)|(?<=[)\u3001-\u9fff;,])|(?![A-H][ \t]*\)))([A-H])[ \t]*(?:[.:)﹒]|、(?![ \t]*[A-H][ \t]*(?:[、,和与或及]|两|三|四)))"
 )
 
 
@@ -429,7 +429,9 @@ def _answer_texts(kind: str, question: str, answers: tuple[str, ...]) -> tuple[s
         parts = found[1][1:] if found else []
         texts = [text for part, answer in zip(parts, answers, strict=False) for text in keyed_texts(part, answer)]
     elif kind == "填空题":
+        # A single word of English stands in any passage.
         texts = [piece for answer in answers for piece in re.split(r"[；;\n]", answer)]
+        texts = [text for text in texts if not re.fullmatch(r"[\sA-Za-z'’-]*", text) or " " in text.strip()]
     else:
         texts = ["\n".join(answers)]
     return tuple(text for text in texts if len(normalize(text)) >= LEAK_SHORTEST)

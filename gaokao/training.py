@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, TrainerCallback, TrainerState
 from trl import SFTConfig, SFTTrainer
 
-from gaokao.callbacks import OnValidation, Progress, SaveInTime, SpanStart, StopOnNan
+from gaokao.callbacks import NotTakenOver, OnValidation, Progress, SaveInTime, SpanStart, StopOnNan
 from gaokao.config import NO_TRACKER
 from gaokao.errors import UserError, disk_full
 from gaokao.loss import score_once
@@ -211,8 +211,9 @@ def build_trainer(
         early_stopping: validations without a lower loss that end the training, or `None`.
 
     Raises:
-        UserError: the adapter's target modules are not in the model.
+        UserError: one of the adapter's target modules is not in the model.
     """
+    _require_modules(model, lora.target_modules)
     try:
         with without_bars():
             trainer = _PerTokenValidation(
@@ -234,10 +235,22 @@ def build_trainer(
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Progress())
     trainer.add_callback(StopOnNan())
+    trainer.add_callback(NotTakenOver())
     trainer.add_callback(_MeasureBase(trainer, chats[1]))
     if validation_records:
         trainer.add_callback(OnValidation(keep == "best", early_stopping))
     return trainer
+
+
+def _require_modules(model: torch.nn.Module, modules: str | Collection[str] | None) -> None:
+    """peft adapts what it finds of a list and says nothing of the rest."""
+    if modules is None or isinstance(modules, str):
+        return
+    names = [name for name, _ in model.named_modules()]
+    if missing := sorted(one for one in modules if not any(n == one or n.endswith(f".{one}") for n in names)):
+        raise UserError(
+            f"lora.target_modules: the model has no {', '.join(missing)}; correct the name, or use all-linear"
+        )
 
 
 class Span(NamedTuple):

@@ -322,13 +322,10 @@ def write_out(out: Path, records: list[Record], before: list[Any]) -> Path | Non
         while aside.exists():
             aside = aside.with_stem(f"{aside.stem}-2")
         os.replace(out, aside)
-    if out.suffix == ".jsonl":
+    if out.suffix.lower() == ".jsonl":
         write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     else:
         write_json(out, rows)
-    # The partial file goes next: what was paid for must be on the disk before.
-    with out.open("r+b") as file:
-        os.fsync(file.fileno())
     return aside
 
 
@@ -471,6 +468,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         value = getattr(chosen, name)
         if value is not None and value < 1:
             parser.error(f"--{name.replace('_', '-')} {value}: must be 1 or more")
+    if chosen.out.suffix.lower() not in (".json", ".jsonl"):
+        parser.error(f"--out {chosen.out}: what is written is JSON; name it .json or .jsonl")
     # Bytes that are not UTF-8 arrive as halves of characters, which no request and no record can hold.
     if not chosen.model.strip() or any("\ud800" <= letter <= "\udfff" for letter in chosen.model):
         parser.error("--model: must be the name of a model, in UTF-8")

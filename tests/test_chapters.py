@@ -469,6 +469,38 @@ def test_the_text_of_a_word_file_is_the_one_that_is_seen(tmp_path: Path) -> None
     assert chapter(word(tmp_path / "a.docx", build))[0].textbook == "一二三四-\n框\n\n五"
 
 
+def test_raised_and_lowered_letters_of_a_word_file_stay_so_and_pinyin_is_left_out(tmp_path: Path) -> None:
+    def build(document: Any) -> None:
+        from docx.oxml import parse_xml
+        from docx.oxml.ns import nsdecls
+
+        paragraph = document.add_paragraph("速度为3×10")
+        paragraph.add_run("8").font.superscript = True
+        paragraph.add_run("，H")
+        paragraph.add_run("2").font.subscript = True
+        paragraph.add_run("O，v")
+        paragraph.add_run("max").font.subscript = True
+        ruby = (
+            "<w:ruby><w:rt><w:r><w:t>háng</w:t></w:r></w:rt><w:rubyBase><w:r><w:t>行</w:t></w:r></w:rubyBase></w:ruby>"
+        )
+        paragraph._p.append(parse_xml(f"<w:r {nsdecls('w')}>{ruby}</w:r>"))
+
+    assert chapter(word(tmp_path / "a.docx", build))[0].textbook == "速度为3×10⁸，H₂O，v_{max}行"
+
+
+@pytest.mark.parametrize(
+    "inside", [r"<w:instrText> EQ \f(s,t)</w:instrText>", '<w:sym w:font="Symbol" w:char="F061"/>']
+)
+def test_a_field_that_draws_a_formula_would_be_missing_and_is_named(inside: str, tmp_path: Path) -> None:
+    def build(document: Any) -> None:
+        from docx.oxml import parse_xml
+        from docx.oxml.ns import nsdecls
+
+        document.add_paragraph("速度v=")._p.append(parse_xml(f"<w:r {nsdecls('w')}>{inside}</w:r>"))
+
+    assert "a.docx: has 1 formula(s)" in refused_file(word(tmp_path / "a.docx", build))
+
+
 def test_formulas_of_a_word_file_would_be_missing_and_are_named(tmp_path: Path) -> None:
     math = "http://schemas.openxmlformats.org/officeDocument/2006/math"
 

@@ -346,8 +346,11 @@ def test_an_analysis_that_concludes_the_key_agrees(analysis: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "analysis", ["食物链从生产者开始。", "A错误，C正确。", "答案为A number of birds的说法不对。", ""]
-)
+    "analysis",
+    [
+        "食物链从生产者开始。", "由题意可得，因此答案A、B、D错误。", "所以答案A不正确。", "A错误，C正确。", "答案为A number of birds的说法不对。", "",
+    ],
+)  # fmt: skip
 def test_an_analysis_without_a_conclusion_is_not_judged(analysis: str) -> None:
     skipped(check_key_agrees(replace(GOOD, analysis=analysis)))
 
@@ -537,6 +540,9 @@ def test_short_stems_that_ask_for_absent_material_are_caught(question: str) -> N
         "以豌豆为材料发现性状遗传规律的科学家是谁？",
         "单质硅是将太阳能转化为电能的常用材料。这一说法正确吗？",
         "根据材料的导电性，可将固体分为哪几类？",
+        "桥梁根据建筑材料不同可分为哪几类？",
+        "据报道，科学家用石墨烯材料做成电极，说明其优点。",
+        "结合新材料产业发展，说明政府的经济职能。",
         "简述光合作用的过程。",
     ],
 )
@@ -573,6 +579,7 @@ WITHOUT_PICTURE = [
     "数据见右表，计算平均值。",
     "统计结果见下 表，分析原因。",
     "根据表中数据，计算反应速率。",
+    "利用表中数据，计算反应速率。",
     "表1中甲、乙两组的差异说明什么？",
 ]
 
@@ -592,11 +599,18 @@ def test_stems_that_need_a_picture_or_an_absent_table_are_caught(question: str) 
         "全书共计638万字，插图2353幅。",
         "式中n代表中子，求反应能。",
         "请试图说明其中的原因。",
+        "公共文化设施（如图书馆、博物馆）应免费开放，说明理由。",
+        "日军企图一举歼灭守军，企图中止谈判，这说明什么？",
+        "世界经济版图中新兴国家的地位怎样？",
+        "平台上图文并茂，线上图像识别很快，说明其影响。",
+        "影响酶活性的因素有哪些（例如表面活性蛋白）？",
+        "网上表演节目要遵守哪些规定？大会上表彰了谁？",
         "实验结果见下表：\n温度 10 20 30\n速率 1 2 4\n说明温度的影响。",
         "结果见下表。\n| 组别 | 甲 | 乙 |\n|---|---|---|\n| 数量 | 3 | 5 |",
         "数据如下表：\\begin{tabular}{|c|c|} 1 & 2 \\end{tabular}",
         "铝在元素周期表中的位置是____。",
         "通过电流表中的电流方向如何判断？",
+        "多用表中红表笔接哪一极？",
         "资产负债表中属于资产的是哪一项？",
         "毛泽东在抗日战争时期发表中国革命的著作，说明其意义。",
     ],
@@ -880,6 +894,8 @@ def test_questions_in_another_language_are_caught(text: str) -> None:
         "已知 $\\overrightarrow{AB}=(2,3)$，$\\overrightarrow{AC}=(3,t)$，且两向量垂直，则实数的值为多少？写出过程。",
         "植物细胞中 ATP、NADPH 和 DNA 的作用各是什么？请结合光合作用与呼吸作用的过程分别加以说明。",
         "设角 α、β、γ 满足给定的条件，求它们的正弦值，并说明理由，写出必要的文字说明。",
+        "若a=log2(3)，b=ln2，c=e^(-1)，比较它们的大小，下列各式中成立的一个是哪一个\nA．a>b>c B．a>c>b C．b>a>c D．c>b>a",
+        "下列离子方程式正确的是\nA．CH3COOH+OH-=CH3COO-+H2O\nB．2Na+2H2O=2NaOH+H2↑\nC．Fe+CuSO4=FeSO4+Cu\nD．H2+Cl2=2HCl",
     ],
 )
 def test_chinese_questions_with_formulas_and_names_pass(text: str) -> None:

@@ -1,6 +1,7 @@
 """What every key of config.yaml takes and refuses, and that trl knows those of the section train."""
 
 import dataclasses
+import os
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ KEYS: dict[str, tuple[Any, list[Any], list[Any]]] = {
     "lora.target_modules": (
         "all-linear",
         ["all-linear", ["q_proj"], ["q_proj", "mlp.up_proj"]],
-        ["", [], "(", "q proj", ["all-linear", "q_proj"], [5], None],
+        ["", [], "(", "q proj", ["all-linear", "q_proj"], ["q_proj", "lm_head"], [5], None],
     ),
     "train.num_train_epochs": (3, [0.01, 1000], [0, 0.009, 1000.1, *NUMBERS]),
     "train.max_steps": (None, [None, *COUNT], NO_COUNT),
@@ -144,6 +145,10 @@ def test_a_list_of_one_source_is_that_source_and_a_list_of_one_module_stays_a_li
     # peft reads a text as a pattern for the whole path of a module: "q_proj" alone matches none.
     assert with_value("lora.target_modules", "q_proj") == ["q_proj"]
     assert with_value("lora.target_modules", ["all-linear"]) == "all-linear"
+
+
+def test_the_folder_of_all_runs_may_be_in_the_home_folder() -> None:
+    assert with_value("output.dir", "~/runs") == os.path.expanduser("~/runs")
 
 
 def test_the_address_of_a_mirror_is_taken_without_its_last_slash() -> None:

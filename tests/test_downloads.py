@@ -240,6 +240,15 @@ def test_two_halves_of_different_files_are_not_taken_for_a_whole_one(tmp_path: P
     assert whole == SAFE
 
 
+def test_where_the_disk_knows_no_links_a_large_file_is_there_once(tmp_path: Path) -> None:
+    hub = Hub()
+    (whole, _), (again, said) = download(tmp_path, [{}, {}], HF_ENDPOINT=hub.address, HF_HUB_DISABLE_SYMLINKS="1")
+    hub.shutdown()
+    assert whole == again == SAFE and said == []
+    large = [path for path in (tmp_path / "hub").rglob("*") if path.is_file() and path.stat().st_size == len(WEIGHTS)]
+    assert [path.name for path in large] == ["model.safetensors"] and not large[0].is_symlink()
+
+
 def test_a_part_that_is_longer_than_its_file_is_begun_anew(tmp_path: Path) -> None:
     blobs = tmp_path / "hub" / "models--own--model" / "blobs"
     blobs.mkdir(parents=True)

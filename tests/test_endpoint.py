@@ -479,14 +479,14 @@ def test_a_proxy_of_the_environment_hears_nothing_of_what_is_meant_for_this_mach
         assert len(proxy.seen) == 1
 
 
-@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "socks://127.0.0.1:9"])
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "socks://127.0.0.1:9", "http://proxy:abc"])
 def test_a_proxy_that_the_client_does_not_know_is_named_and_does_not_concern_this_machine(
     proxy: str, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALL_PROXY", proxy)
     monkeypatch.setitem(sys.modules, "socksio", None)
     assert len(run(server, 1).answers) == 1
-    with pytest.raises(UserError, match=r"ALL_PROXY.*cannot be used .*socksio.*NO_PROXY=models\.example"):
+    with pytest.raises(UserError, match=r"ALL_PROXY.*cannot be used .*pip install socksio.*NO_PROXY=models\.example"):
         run(server, 1, base_url="http://models.example/v1")
 
 

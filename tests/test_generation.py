@@ -346,18 +346,11 @@ def test_processes_share_the_batches(model: Any, tokenizer: Any, prompts: list[l
     assert sorted(parts[0] + parts[1]) == outputs(model, tokenizer, prompts)
 
 
-def test_fewer_prompts_than_one_batch_are_shared_by_all_processes(
-    model: Any, tokenizer: Any, prompts: list[list[int]]
-) -> None:
-    parts = [list(writer(model, tokenizer, batch_size=32).write(prompts, list("abcde"), part=(p, 3))) for p in range(3)]
-    assert [len(part) for part in parts] == [1, 2, 2]
-
-
 @pytest.mark.parametrize(
     ("most", "prompts", "processes", "rows"),
     [(128, 200, 8, 25), (128, 500, 8, 63), (128, 1100, 8, 69), (128, 1024, 8, 128), (32, 48, 1, 32), (32, 0, 4, 1)],
 )
-def test_each_process_has_as_many_batches(most: int, prompts: int, processes: int, rows: int) -> None:
+def test_several_processes_share_the_prompts_evenly(most: int, prompts: int, processes: int, rows: int) -> None:
     assert generation.even_batch(most, prompts, processes) == rows
 
 

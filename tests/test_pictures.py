@@ -97,6 +97,9 @@ def test_the_losses_stand_over_the_steps_with_the_learning_rate(tmp_path: Path, 
     assert list(right.get_lines()[0].get_ydata())[-1] == 0 and len(right.get_legend().get_texts()) == 5
     draw_losses([{"step": 1, "loss": 2.0}], tmp_path / "loss.png")
     assert len(drawn[1].axes) == 1
+    # An interval of logs that is longer than the run.
+    draw_losses([{"step": 5, "eval_loss": 2.0}], tmp_path / "loss.png")
+    assert (tmp_path / "loss.png").stat().st_size
 
 
 def test_a_font_installed_after_the_list_of_fonts_was_made_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

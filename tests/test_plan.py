@@ -19,6 +19,7 @@ from gaokao.prompts import format_chat
 from gaokao.records import load_records
 from gaokao.settings import Resolved, load_config
 
+SMALLEST_GPU = plan.smallest_gpu
 RECORDS = load_records(ROOT / "gaokao_data" / "train.json")[:40]
 SHIPPED = memory.setup_of(Config(), attention="sdpa")
 # G, as the model cards state.
@@ -40,6 +41,38 @@ def _nothing_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """What this machine has, a GPU or models of the hub, decides nothing here."""
     monkeypatch.setattr(plan, "smallest_gpu", lambda: None)
     monkeypatch.setattr(shapes, "downloaded", lambda base, revision: None)
+
+
+class Driver:
+    """A driver with a large and a small GPU."""
+
+    sizes = (24_000_000_000, 4_000_000_000)
+
+    def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802 - the driver's names
+        count._obj.value = len(self.sizes)
+        return 0
+
+    def cuDeviceGet(self, device: Any, number: int) -> int:  # noqa: N802
+        device._obj.value = number
+        return 0
+
+    def cuDeviceTotalMem_v2(self, size: Any, device: Any) -> int:  # noqa: N802
+        size._obj.value = self.sizes[device.value]
+        return 0
+
+    def cuDeviceGetName(self, name: Any, length: int, device: Any) -> int:  # noqa: N802
+        name.value = f"GPU {device.value}".encode()
+        return 0
+
+
+@pytest.mark.parametrize(("processes", "name"), [("", "GPU 0"), ("1", "GPU 0"), ("2", "GPU 1"), ("8", "GPU 1")])
+def test_the_smallest_gpu_is_that_of_those_that_are_used(
+    processes: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "cuda_driver", Driver)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    found = SMALLEST_GPU()
+    assert found and found[0] == name
 
 
 def card(monkeypatch: pytest.MonkeyPatch, gigabytes: float, name: str = "NVIDIA GeForce RTX 4090") -> None:

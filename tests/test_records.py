@@ -355,6 +355,11 @@ def test_an_answer_that_would_be_read_back_as_another_is_refused(write_rows: Wri
     assert "data.json[0] (id r0): answer (参考答案) " in text and said in text
 
 
+def test_answers_that_carry_their_numbers_are_numbered_once(write_rows: Write) -> None:
+    (record,) = load_records(write_rows([record_row(answer=["（1）甲", "(2) 乙"])]))
+    assert record.answer == ("甲", "乙")
+
+
 @pytest.mark.parametrize(
     "answer", [["（1）甲", "乙"], ["*甲", "# 乙"], ["甲\n（3）乙", "丙"], ["甲\n(1) 乙", "丙"], ["（2）甲"]]
 )
@@ -465,6 +470,20 @@ def test_options_in_keys_of_their_own_are_joined_to_the_question(write_rows: Wri
     assert last.extra == {"B": "a letter without A is a key as any other"}
     assert set(first.to_dict()) == set(record_row()) and first.to_dict()["question"] == first.question
     assert load_records(write_rows([first.to_dict()])) == [first]
+
+
+@pytest.mark.parametrize("key", ["options", "选项"])
+@pytest.mark.parametrize(
+    "value",
+    [dict(zip("ABCD", "甲乙丙丁", strict=True)), ["甲", "乙", "丙", "丁"], ["A．甲", "B．乙", "C．丙", "D．丁"]],
+)
+def test_options_as_an_object_or_a_list_are_joined_to_the_question(write_rows: Write, key: str, value: Any) -> None:
+    (record,) = load_records(write_rows([record_row(question="下列叙述正确的是", **{key: value})]))
+    assert record.question == "下列叙述正确的是\nA．甲\nB．乙\nC．丙\nD．丁" and record.extra == {}
+    # Where the question holds them, and where it is anything else, the key is one as any other.
+    for row in (record.to_dict() | {key: value}, record_row() | {key: {"x": "甲"}}):
+        (again,) = load_records(write_rows([row]))
+        assert again.extra == {key: row[key]} and again.question == row["question"]
 
 
 def test_letters_that_were_written_into_the_cells_stand_once(write_rows: Write) -> None:

@@ -46,6 +46,7 @@ def test_the_lines_of_a_dialogue_are_no_options_and_those_of_a_choice_are_whatev
     assert marked_up(dialogue, latex=False).count('<p class="option">') == 0
     options = "\n".join(f" {letter}：{text}" for letter, text in zip("ABCD", "甲乙丙丁", strict=True))
     assert marked_up(f"{dialogue}\n{options}").count('<p class="option">') == 4
+    assert marked_up(f"1．甲\n{options}\n2．乙\n{options}").count('<p class="option">') == 8
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,11 @@ def test_a_finished_run_is_left_alone_trained_further_or_replaced(tmp_path: Path
     for wanted in ("auto", True):
         start = resume.plan_start(run, wanted, asked())
         assert start.finished and "nothing to train" in start.text
+    # Whoever needs the room removes the checkpoints.
+    (run / "checkpoints").rename(tmp_path / "elsewhere")
+    start = resume.plan_start(run, "auto", asked())
+    assert start.finished and start.checkpoint is None
+    (tmp_path / "elsewhere").rename(run / "checkpoints")
     further = resume.plan_start(run, "auto", asked(train={"num_train_epochs": 9}))
     assert (further.finished, further.steps) == (False, None) and further.checkpoint
     # Another step to keep, or an adapter that is gone: it is written again, and nothing is trained.

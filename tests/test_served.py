@@ -346,6 +346,21 @@ def test_questions_that_are_refused_one_after_the_other_do_not_stop_a_run(server
     assert [one.finish_reason for one in kept.done] == ["refused"] * 30
 
 
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "request (5200 tokens) exceeds the available context size (4096 tokens)",
+        "Range of input length should be [1, 30720]",
+    ],
+)
+def test_prompts_that_are_all_too_long_stop_the_run_and_leave_no_empty_drafts(reason: str, server: Server) -> None:
+    server.respond = lambda seen: Reply(400, {"error": {"message": reason}}) if "题" in str(seen.body) else GOOD
+    kept = Kept()
+    with pytest.raises(UserError, match="--max-model-len"):
+        write(engine(server), jobs(25), kept)
+    assert not kept.done
+
+
 def test_a_server_that_refuses_everything_is_given_up_after_a_greeting(server: Server) -> None:
     server.respond = lambda seen: Reply(400, {"error": {"message": "temperature must be 1"}})
     with pytest.raises(UserError, match="refuses whatever it is asked, a greeting too .*temperature must be 1"):

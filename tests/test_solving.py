@@ -146,6 +146,8 @@ def test_one_that_has_no_room_for_thoughts_is_asked_for_the_letter_at_once() -> 
         ("<think>先看A，答案：A</think>答案：C", "C"), ("<think>答案：A", ""), ("B\n因为乙符合事实", "B"),
         (r"\boxed{\text{B}}", "B"), (r"答案：$\boxed{\text{B}}$", "B"), ("【答案】B", "B"), ("答案：选项B", "B"), ("答案：“B”", "B"), ("“答案：”B", "B"),
         ("答案：【B】", "B"), ("答案：A；C", "AC"), ("答案：A/C", "AC"), ("答案：A\nC", "AC"), ("答案：A；B项错误", "A"), ("答案：A\nB项不合题意", "A"),
+        ("答案：B\nA．错误。\nB．正确。", "B"), ("B\nA. 错误", "B"), ("答案：B\n\nA、甲不对", "B"), ("故选B\nA．与题意不符", "B"), ("答案：A；B、C错误", "A"),
+        ("答案：A\nC\nD", "ACD"), ("A;C;D。", "ACD"),
         ("我选择C", "C"), ("不选A", ""), ("答案：\n\nB", "B"),
     ],
 )  # fmt: skip

@@ -475,11 +475,22 @@ def test_excel_cells_become_the_texts_that_are_shown(tmp_path: Path) -> None:
     assert excel_cells(path) == [dict(zip(names, shown, strict=True))]
 
 
-@pytest.mark.parametrize(("form", "value"), [("m/d", 46024), ('m"月"d"日"', 46024), ("h:mm", 0.0847)])
+@pytest.mark.parametrize(
+    ("form", "value"), [("m/d", 46024), ('m"月"d"日"', 46024), ("h:mm", 0.0847), ("mmm-yy", 13271)]
+)
 def test_a_fraction_that_excel_took_for_a_date_is_named(tmp_path: Path, form: str, value: float) -> None:
     path = write_excel(tmp_path / "a.xlsx", [{"a": value}], lambda sheet: setattr(sheet["A2"], "number_format", form))
     assert excel_cells(path) == [
         "A2 holds a date or time, which Excel makes of 1/2, 3-5 or 2:1; format it as text and write it anew"
+    ]
+
+
+def test_a_fraction_that_excel_keeps_as_decimals_is_named(tmp_path: Path) -> None:
+    path = write_excel(
+        tmp_path / "a.xlsx", [{"a": 1 / 3}], lambda sheet: setattr(sheet["A2"], "number_format", "# ?/?")
+    )
+    assert excel_cells(path) == [
+        "A2 holds a fraction, of which the file has only the decimals; format it as text and write it anew"
     ]
 
 

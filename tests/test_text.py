@@ -63,6 +63,14 @@ def test_option_marks_with_and_without_brackets_are_read(mark: str) -> None:
     assert split_options(question) == dict.fromkeys("ABCD", "乙")
 
 
+@pytest.mark.parametrize(
+    "question", ["下列（  ）A)甲 B)乙 C)丙 D)丁", "A）甲；B）乙；C）丙；D）丁", "正确的是A)甲B)乙C)丙D)丁"]
+)
+def test_option_marks_behind_a_word_or_a_bracket_are_read(question: str) -> None:
+    found = split_options(question) or {}
+    assert [text.strip("；") for text in found.values()] == ["甲", "乙", "丙", "丁"]
+
+
 def test_of_several_option_runs_the_last_counts() -> None:
     assert split_options("A．1 B．2 C．3 D．4\n第二题\nA．5 B．6 C．7 D．8") == dict(zip("ABCD", "5678", strict=True))
 
@@ -295,6 +303,11 @@ def test_the_leak_is_the_share_of_the_answer_in_the_passages(
     changes: dict[str, Any], passage: str, leak: float
 ) -> None:
     assert leak_share(replace(CHOICE, **changes), passage) == pytest.approx(leak, abs=0.02)
+
+
+def test_a_single_word_of_english_is_no_leak() -> None:
+    record = replace(CHOICE, type="填空题", question="____ it ____", answer=("with；which were built",))
+    assert answer_texts(record) == ("which were built",)
 
 
 def test_the_leak_counts_the_passages_together_and_the_worst_of_the_answers() -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -229,6 +230,23 @@ def test_a_signal_saves_the_running_step_and_gives_the_handlers_back(
     assert not fit(built).finished
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_resumed_run_has_the_intervals_of_now_and_plain_optimizer_states() -> None:
+    state, weight = TrainerState(max_steps=100, eval_steps=500, logging_steps=1), torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight])
+    # As torch.load gives back what a paged optimizer has saved.
+    paged = torch.ones(2)
+    paged.is_paged = True  # type: ignore[attr-defined]
+    optimizer.state[weight] = {"state1": paged, "step": 3}
+    args = SimpleNamespace(eval_steps=0.5, logging_steps=10, save_steps=None)
+    callback, control = callbacks.NotTakenOver(), SimpleNamespace(should_log=False)
+    callback.on_train_begin(args, state, control, optimizer=optimizer)
+    assert (state.eval_steps, state.logging_steps) == (50, 10) and not hasattr(paged, "is_paged")
+    for step, logged in ((99, False), (100, True)):
+        state.global_step = step
+        callback.on_step_end(args, state, control)
+        assert control.should_log is logged
 
 
 def test_another_signal_ends_at_once_but_an_echo_of_the_first_does_not() -> None:
@@ -786,14 +804,17 @@ def test_the_same_share_of_the_chats_is_held_out_and_the_record_and_the_screen_s
     assert gather(0.0).chats == (pool.examples[:40], [])
 
 
-def test_unknown_target_modules_are_a_users_mistake(small_base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("modules", [["c_attn"], ["q_proj", "c_attn"], ["self_attn.q_proj", "c_attn"]])
+def test_unknown_target_modules_are_a_users_mistake_also_among_known_ones(
+    modules: list[str], small_base: Path, tmp_path: Path
+) -> None:
     model = load(small_base)
-    with pytest.raises(UserError, match="the model has none of them; use all-linear"):
+    with pytest.raises(UserError, match="the model has no c_attn; correct the name, or use all-linear"):
         training.build_trainer(
             model=model,
             tokenizer=models.load_tokenizer(small_base),
             arguments=trainer(small_base, tmp_path).args,
-            lora=training.lora_config(r=4, alpha=8, dropout=0.0, target_modules=["c_attn"]),
+            lora=training.lora_config(r=4, alpha=8, dropout=0.0, target_modules=modules),
             train_records=records(2),
             validation_records=[],
         )

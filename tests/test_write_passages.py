@@ -575,6 +575,7 @@ def test_without_a_key_no_authorization_is_sent(
         (["--max-tokens", "-1"], "--max-tokens -1: must be 1 or more"),
         (["--model", " "], "--model: must be the name of a model"),
         (["--model", "\udcff"], "--model: must be the name of a model, in UTF-8"),
+        (["--out", "out.csv"], "--out out.csv: what is written is JSON; name it .json or .jsonl"),
         (["--over"], "unrecognized arguments: --over"),
         (["--lim", "1"], "unrecognized arguments: --lim 1"),
     ],
