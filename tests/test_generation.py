@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -352,6 +353,14 @@ def test_processes_share_the_batches(model: Any, tokenizer: Any, prompts: list[l
 )
 def test_several_processes_share_the_prompts_evenly(most: int, prompts: int, processes: int, rows: int) -> None:
     assert generation.even_batch(most, prompts, processes) == rows
+
+
+@pytest.mark.parametrize(("asked", "recorded", "rows"), [("auto", None, 3), ("auto", 7, 7), (5, None, 5), (5, 7, 5)])
+def test_the_automatic_batch_size_leaves_no_process_without_prompts(
+    asked: Any, recorded: int | None, rows: int, model: Any
+) -> None:
+    engine: Any = SimpleNamespace(options=SimpleNamespace(batch_size=asked), _model=model, processes=4)
+    assert generation.Local._batch_size(engine, [[1] * 5] * 10, 8, recorded) == rows
 
 
 def test_processes_that_run_out_of_memory_keep_to_the_common_plan(
