@@ -219,7 +219,7 @@ def containment(text: str, passages: str | Sequence[str], n: int = COPY_GRAM) ->
 # `A．` `A.` `A、` `A:` `A)` and `(A)`, all but `A)` also right behind a digit: page numbers of the print stand there in real items.
 # A letter behind a Latin letter ends a word; `A、B两点` and `A、B、C` name things; in `P(B)` and `v(A)` it is an argument.
 OPTION_MARK = re.compile(
-    r"(?<![A-Za-z\\])(?<![A-Za-z}]\()(?:(?<!\})\([ \t]?|(?<!\S)|(?<=[)\u3001-\u9fff;,])|(?![A-H][ \t]*\)))([A-H])[ \t]*(?:[.:)﹒]|、(?![ \t]*[A-H][ \t]*(?:[、,和与或及]|两|三|四)))"
+    r"(?<![A-Za-z\\])(?:(?<!\})\([ \t]?|(?<!\S)|(?<=[)\u3001-\u9fff;,])|(?![A-H][ \t]*\)))([A-H])[ \t]*(?:[.:)﹒]|、(?![ \t]*[A-H][ \t]*(?:[、,和与或及]|两|三|四)))"
 )
 
 

@@ -8,6 +8,7 @@ from conftest import TEXT, item
 from evaluate import summarize
 from gaokao.figures import LEAST_ITEMS, summary_text, usable_table, variety
 from gaokao.metrics import bootstrap_interval, rate
+from gaokao.text import normalize
 
 BAD = TEXT.replace("参考答案：B", "参考答案：乙")
 
@@ -42,6 +43,11 @@ def test_variety_counts_grams_repetitions_and_keys() -> None:
     }
     assert 0 < found["distinct_2"] < variety([same])["distinct_2"] == 1.0
     assert found["distinct_2"] <= found["distinct_4"]
+    # Equal n-grams count once in all questions together; none reaches from one question into the next.
+    stems = [normalize(one.question.question) for one in (same, same, other)]
+    for n in (2, 4):
+        grams = [stem[at : at + n] for stem in stems for at in range(len(stem) - n + 1)]
+        assert found[f"distinct_{n}"] == round(len(set(grams)) / len(grams), 4)
     empty = variety([item("没有")])
     assert (empty["distinct_2"], empty["keys"]["items"]) == (None, 0)
 
