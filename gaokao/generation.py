@@ -237,7 +237,7 @@ def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """Positions of the prompts of each batch: like lengths together (less padding).
 
     A plan depends on the lengths and the size only. The shortest prompts come first, so that the first question is there
-    soon; then the longest, because a batch that does not fit should fail early.
+    sooner; then the longest, because a batch that does not fit should fail early.
     """
     order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
@@ -247,9 +247,10 @@ def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
 def even_batch(most: int, prompts: int, processes: int) -> int:
     """Rows of a batch, `most` at most, with which several processes have about as many rows and batches each."""
     if processes == 1:
+        # A smaller last batch keeps nobody waiting.
         return most
-    turns = -(-prompts // (most * processes))
-    return max(1, -(-prompts // max(1, turns * processes)))
+    turns = max(1, -(-prompts // (most * processes)))
+    return max(1, -(-prompts // (turns * processes)))
 
 
 def shared_tokens(prompts: Sequence[list[int]]) -> int:

@@ -118,9 +118,8 @@ def _chrf(pred: str, label: str) -> float:
     if not p or not r:
         return 0.0
     # Equal letters get equal numbers from 0 on, then equal pairs, and so on: no two different n-grams share one.
-    letters = np.unique(np.frombuffer((p + r).encode("utf-32-le", "surrogatepass"), np.uint32), return_inverse=True)[
-        1
-    ].astype(np.int64)
+    codes = np.frombuffer((p + r).encode("utf-32-le", "surrogatepass"), np.uint32)
+    letters = np.unique(codes, return_inverse=True)[1]
     grams, base = letters, int(letters.max()) + 1
     precisions, recalls = [], []
     for n in range(1, min(CHRF_ORDER, len(p), len(r)) + 1):
